@@ -1,0 +1,55 @@
+package flows
+
+import "fmt"
+
+// finish fills in what depends on the rest of the file, and checks what depends on it.
+func (w *Flow) finish(f *File, n *Node, c decoding) {
+	w.Pos, w.From.Pos = c.at, n.Get("from").Pos()
+	if n.Get("lanes") == nil {
+		w.Lanes = f.Bus.Lanes
+	}
+	if w.From.Stream == "" {
+		return
+	}
+	w.From.Key = f.StreamKey(w.From.Stream, w.From.Key)
+	if w.DeadLetter.Key == "" && w.DeadLetter.Stream == "" {
+		w.DeadLetter.Key = w.From.Key + ".dlq"
+	}
+	if w.DeadLetter.Stream == "" {
+		w.DeadLetter.Stream = w.From.Stream + ".dlq"
+	}
+	w.DeadLetter.Key = f.StreamKey(w.DeadLetter.Stream, w.DeadLetter.Key)
+	if w.DeadLetter.Key == w.From.Key {
+		c.errorf(n.Get("dead_letter").Pos(),
+			"dead_letter: stream %q is the one the flow reads: each dead letter would come back for ever", w.From.Key)
+	}
+}
+
+// check looks at what concerns the file as a whole.
+func (f *File) check(root *Node, d *Diagnostics) {
+	if f.Registry.Enabled {
+		d.Warnf(root.Get("registry").Get("enabled").Pos(), CodeRegistryUnused,
+			"registry: this version uses no schema registry: events are validated by the schemas it has")
+	}
+	type reader struct{ key, group string }
+	readers := map[reader]*Flow{}
+	for i := range f.Flows {
+		w := &f.Flows[i]
+		if !w.Enabled || w.From.Key == "" {
+			continue
+		}
+		r := reader{w.From.Key, w.From.Group}
+		first, ok := readers[r]
+		if !ok {
+			readers[r] = w
+			continue
+		}
+		d.Add(Diagnostic{
+			Pos: w.From.Pos,
+			Message: scoped(fmt.Sprintf("flow %q", w.Name), fmt.Sprintf(
+				"reads stream %q in group %q as flow %q at %d:%d does: each would get only part of the events",
+				r.key, r.group, first.Name, first.From.Pos.Line, first.From.Pos.Column)),
+			Related: []Related{{Pos: first.From.Pos, Message: "the other flow reads it here"}},
+		})
+	}
+}

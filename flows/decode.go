@@ -1,0 +1,129 @@
+package flows
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Decode fills the variables that the fields are bound to from a mapping, and appends everything that is wrong with it
+// to d. The scope says in words which mapping it is, such as `flow "feedback": stage 2 (dedupe)`, and starts each
+// message. A nil node, and one that was left empty in the file, is a mapping without keys.
+//
+// It is strict: unknown and repeated keys, values of a wrong type or out of bounds, and missing required keys are
+// errors. All of them are reported, not just the first. A variable whose value is wrong gets its default.
+func (fs Fields) Decode(n *Node, scope string, d *Diagnostics) {
+	if err := fs.Verify(); err != nil {
+		n.Errorf(d, scope, "the fields are declared wrongly: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	decoding{scope: scope, diags: d, at: n.Pos()}.fields(fs, n)
+}
+
+// decoding is the state of reading one mapping: whose it is, where problems go, and where an absent key is reported.
+type decoding struct {
+	scope string
+	diags *Diagnostics
+	at    Position
+}
+
+func (c decoding) errorf(pos Position, format string, args ...any) {
+	c.diags.Errorf(pos, "%s", scoped(c.scope, fmt.Sprintf(format, args...)))
+}
+
+// invalid reports that the value of f breaks a rule; without a node, that its default does.
+func (c decoding) invalid(f *Field, n *Node, rule string) {
+	if n == nil {
+		c.errorf(c.at, "%s: %s, the default is %s", f.Name, rule, cmp.Or(f.Default, `""`))
+		return
+	}
+	// A password in a URL is as secret as any.
+	secret := f.Secret || f.Kind == KindURL && strings.Contains(n.text, "@")
+	c.errorf(n.pos, "%s: %s", f.Name, n.complaint(rule, secret))
+}
+
+func (c decoding) fields(fs Fields, n *Node) {
+	values := map[string]*Node{}
+	switch {
+	case n.isMissing() || n.shape == mappingNode:
+		values = c.pairs(fs, n)
+	case n.shape == unusable:
+	default:
+		c.errorf(n.pos, "%s", n.complaint("expected a mapping", false))
+	}
+	faulty := make(map[string]bool)
+	for i := range fs {
+		faulty[fs[i].Name] = !c.field(&fs[i], values[fs[i].Name], n)
+	}
+	for i := range fs {
+		f := &fs[i]
+		v := values[f.Name]
+		if f.check == nil || v == nil && !f.HasDefault || faulty[f.Name] ||
+			slices.ContainsFunc(f.neighbours, func(name string) bool { return faulty[name] }) {
+			continue
+		}
+		if err := f.check(); err != nil {
+			faulty[f.Name] = true
+			c.invalid(f, v, err.Error())
+			f.value.absent(f)
+		}
+	}
+}
+
+// pairs sorts the mapping's values by key and reports the keys that do not belong.
+func (c decoding) pairs(fs Fields, n *Node) map[string]*Node {
+	values := make(map[string]*Node, len(fs))
+	if n == nil {
+		return values
+	}
+	c.repeated(n.pairs, "key")
+	for _, p := range n.pairs {
+		name := p.key.text
+		if _, ok := fs.Lookup(name); !ok {
+			names := fs.Names()
+			c.errorf(p.key.pos, "unknown field %s%s; fields: %s", quote(name), didYouMean(name, names),
+				cmp.Or(strings.Join(names, ", "), "none"))
+			continue
+		}
+		if _, ok := values[name]; !ok {
+			values[name] = p.value
+		}
+	}
+	return values
+}
+
+// repeated reports the keys of a mapping that were there before.
+func (c decoding) repeated(pairs []pair, what string) {
+	first := make(map[string]Position, len(pairs))
+	for _, p := range pairs {
+		before, ok := first[p.key.text]
+		if !ok {
+			first[p.key.text] = p.key.pos
+			continue
+		}
+		c.diags.Add(Diagnostic{
+			Pos: p.key.pos,
+			Message: scoped(c.scope, fmt.Sprintf("duplicate %s %s: first declared at %d:%d",
+				what, quote(p.key.text), before.Line, before.Column)),
+			Related: []Related{{Pos: before, Message: "first declared here"}},
+		})
+	}
+}
+
+// field reads one value, or the default of an absent one, and reports whether all is well with it.
+func (c decoding) field(f *Field, v, parent *Node) bool {
+	switch {
+	case f.value == nil:
+		return false // Verify has said so
+	case v == nil && f.Required:
+		if parent.isMissing() || parent.shape == mappingNode {
+			c.errorf(c.at, "missing required field %q", f.Name)
+		}
+		return false
+	case v == nil || v.shape == unusable:
+		f.value.absent(f)
+		return v == nil
+	default:
+		return f.value.decode(c, f, v)
+	}
+}

@@ -1,0 +1,180 @@
+package flows
+
+import (
+	"strings"
+	"time"
+)
+
+// File is a flow file, or the built-in default, after variables and defaults.
+type File struct {
+	// Path is the name the file was read under, and Dir the folder that relative paths in it start from; Dir is empty
+	// when the file did not come from a folder.
+	Path, Dir string
+	// Version is the version of the language.
+	Version int
+	// Enabled is false when nothing is to be consumed.
+	Enabled bool
+	// ShutdownTimeout is the time that events in flight get to finish.
+	ShutdownTimeout time.Duration
+	Bus             Bus
+	Admin           Admin
+	Registry        Registry
+	// Providers and Flows are in the order of the file.
+	Providers []Provider
+	Flows     []Flow
+}
+
+// Bus says how events travel.
+type Bus struct {
+	// Backend is "inmem" or "redis".
+	Backend string
+	// Namespace is what {ns} stands for in a stream's key.
+	Namespace string
+	// Lanes is the number of events that a flow handles at once, each lane in order; 0 derives it from GOMAXPROCS.
+	Lanes int
+	// Capacity is the number of events that the in-memory bus holds before it pushes back.
+	Capacity int
+	// MaxEventSize is the size in bytes above which an event is a dead letter.
+	MaxEventSize int64
+	// DeadLetterBuffer is the number of dead letters that the in-memory bus keeps.
+	DeadLetterBuffer int
+	Redis            Redis
+}
+
+// Redis says how to reach Redis and how to read its streams.
+type Redis struct {
+	// URL is redis://, rediss:// or unix://. It may hold a password.
+	URL string
+	// StreamKey is the template of a stream's key, with {ns} and {topic}.
+	StreamKey string
+	// Consumer is this process's name in the consumer group; empty derives one from the host and a free slot.
+	Consumer string
+	// Batch is the number of entries asked for at once.
+	Batch int
+	// MaxInFlight is the number of entries read and not yet acknowledged at which reading pauses.
+	MaxInFlight int
+	// AckEvery and AckBatch bound how long and how many acknowledgements are gathered before they are sent.
+	AckEvery time.Duration
+	AckBatch int
+	// Block is how long one read waits for entries.
+	Block time.Duration
+	// Lease is how long a consumer name stays taken after its process was last heard of.
+	Lease time.Duration
+	// MaxIdle is how long an entry stays with a consumer that does not acknowledge it before another takes it over.
+	MaxIdle time.Duration
+	// MaxDeliveries is the number of deliveries after which an entry is a dead letter.
+	MaxDeliveries int
+	// MaxLen and DeadLetterMaxLen bound the streams that are written, approximately; 0 means unbounded.
+	MaxLen, DeadLetterMaxLen int64
+	// Trim is "none", or "acked" to remove the entries that every group has acknowledged.
+	Trim string
+	TLS  TLS
+}
+
+// TLS names the files for a rediss:// connection. All are optional.
+type TLS struct {
+	// CA is the file of certificates to trust; empty means the system's.
+	CA string
+	// Cert and Key are the files of the client's own certificate; both or neither.
+	Cert, Key string
+	// ServerName is the name to verify; empty means the URL's host.
+	ServerName string
+}
+
+// Admin says where the HTTP listener is and who may use it.
+type Admin struct {
+	// Listen is host:port; empty means no listener.
+	Listen string
+	// PublisherToken is required from those who post events, OperatorToken from those who change things; empty means
+	// none is required.
+	PublisherToken, OperatorToken string
+	// AllowPublicIngest allows posting without a token on an address other than loopback.
+	AllowPublicIngest bool
+	// ReadTimeout bounds the reading of a request.
+	ReadTimeout time.Duration
+	Pos         Position
+}
+
+// Registry holds the settings of a schema registry. This version only reads them.
+type Registry struct {
+	Enabled bool
+	// URL is the base address, and Token the bearer token.
+	URL, Token string
+	// CacheTTL is how long a schema is kept, and Timeout bounds one request.
+	CacheTTL, Timeout time.Duration
+	// PreferTrack is the track asked for first, FallbackTrack the one used when that has no usable schema.
+	PreferTrack, FallbackTrack string
+	// Enforcement is "warn" or "strict".
+	Enforcement string
+}
+
+// Provider is something whose rate is limited.
+type Provider struct {
+	Name string
+	// Rate is in tokens a second, Burst in tokens, and MinRate, the floor of a reduced rate, in tokens a second; a
+	// MinRate of 0 allows a full pause.
+	Rate, Burst, MinRate float64
+	Pos                  Position
+}
+
+// Flow is a stream, the stages its events pass, and what happens when they fail.
+type Flow struct {
+	Name       string
+	Enabled    bool
+	From       Source
+	Stages     []StageSpec
+	Retry      Retry
+	DeadLetter DeadLetter
+	// Lanes is Bus.Lanes unless the flow says otherwise; 0 derives it from GOMAXPROCS.
+	Lanes int
+	Pos   Position
+}
+
+// Source is the stream that a flow reads.
+type Source struct {
+	// Stream is the topic, without namespace, and Key the full key of the stream. Key is always filled in.
+	Stream, Key string
+	// Group is the consumer group.
+	Group string
+	// Start is where a new group starts: "oldest" or "newest".
+	Start string
+	Pos   Position
+}
+
+// Retry says how often and at what intervals a failed event is tried again.
+type Retry struct {
+	// Max is the number of further attempts; 0 means none.
+	Max int
+	// Initial is the first interval. Each one is Multiplier times the one before, up to MaxInterval.
+	Initial, MaxInterval time.Duration
+	Multiplier           float64
+	// Jitter is the share of an interval, from 0 to 1, by which it varies at random.
+	Jitter float64
+}
+
+// DeadLetter is where events go that cannot be handled.
+type DeadLetter struct {
+	// Stream is the topic, without namespace, and Key the full key of the stream. Both are always filled in.
+	Stream, Key string
+}
+
+// StageSpec is one stage of a flow as the file has it. What its configuration may hold is known to the owner of the
+// kind.
+type StageSpec struct {
+	// Kind is the stage's name.
+	Kind string
+	// Config is the stage's configuration: an empty mapping when the file gives only the name.
+	Config *Node
+	Pos    Position
+	// Index is the stage's place in the flow, from 1.
+	Index int
+}
+
+// StreamKey returns the full key of a stream: the given key, or else Redis.StreamKey with the namespace and the topic
+// filled in. The in-memory bus names its streams the same way.
+func (f *File) StreamKey(topic, key string) string {
+	if key != "" {
+		return key
+	}
+	return strings.NewReplacer("{ns}", f.Bus.Namespace, "{topic}", topic).Replace(f.Bus.Redis.StreamKey)
+}
