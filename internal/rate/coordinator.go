@@ -1,0 +1,355 @@
+package rate
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Errors of the coordinator's methods, to be told apart with errors.Is.
+var (
+	// ErrUnknownProvider is for a provider that the configuration does not
+	// declare.
+	ErrUnknownProvider = errors.New("unknown provider")
+	// ErrTokens is for a number of tokens that can never be granted: not
+	// positive, or more than the burst.
+	ErrTokens = errors.New("invalid number of tokens")
+	// ErrAdjustment is for an adjustment with an unknown level, no time or a
+	// scale outside [0, 1].
+	ErrAdjustment = errors.New("invalid adjustment")
+	// ErrFuture is for an event time further ahead than Config.MaxFutureSkew.
+	ErrFuture = errors.New("event time in the future")
+)
+
+// Defaults of the configuration.
+const (
+	DefaultMaxCoordinators = 10_000
+	DefaultMaxFutureSkew   = 30 * time.Second
+)
+
+// maxTokens bounds rates (tokens/s) and bursts (tokens). A nanosecond clock
+// cannot tell faster rates apart.
+const maxTokens = 1e9
+
+// Config is a coordinator's configuration.
+type Config struct {
+	// Providers are kept in this order by States and Watch. Names must differ.
+	Providers []ProviderConfig
+	// MaxFutureSkew is how far ahead of the clock an event time may lie. An
+	// event beyond it is refused, since it would outrank every event to come
+	// and pin its level. 0 means DefaultMaxFutureSkew.
+	MaxFutureSkew time.Duration
+	// Clock is the source of time; nil means the system's.
+	Clock Clock
+}
+
+// ProviderConfig declares a provider.
+type ProviderConfig struct {
+	// Name must not be empty.
+	Name string
+	// Rate is the full rate in tokens/s, in (0, 1e9].
+	Rate float64
+	// Burst is the bucket's size in tokens, in [1, 1e9]. 0 means Rate, or 1
+	// if that is less. The bucket starts full.
+	Burst float64
+	// MinRate is the floor of the effective rate in tokens/s, in [0, Rate].
+	// 0 is no floor: a scale of 0 then pauses the provider.
+	MinRate float64
+	// Policy is the scale of each level until an adjustment brings its own;
+	// nil means DefaultPolicy.
+	Policy *Policy
+	// Aggregate makes one level of the coordinators' levels. The zero value
+	// is AggregateWorst.
+	Aggregate Aggregate
+	// OnSilence says when an unrepeated level is released. The zero value
+	// holds it.
+	OnSilence Silence
+	// MaxCoordinators bounds the coordinators whose levels are held. 0 means
+	// DefaultMaxCoordinators.
+	MaxCoordinators int
+}
+
+// withDefaults fills in what zero stands for.
+func (c ProviderConfig) withDefaults() ProviderConfig {
+	if c.Burst == 0 {
+		c.Burst = max(1, c.Rate)
+	}
+	policy := DefaultPolicy()
+	if c.Policy != nil {
+		policy = *c.Policy // a copy, so that the caller keeps its own
+	}
+	c.Policy = &policy
+	if c.MaxCoordinators == 0 {
+		c.MaxCoordinators = DefaultMaxCoordinators
+	}
+	return c
+}
+
+// Validate reports everything that is out of range.
+func (c ProviderConfig) Validate() error {
+	c = c.withDefaults()
+	var errs []error
+	require := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	require(c.Name != "", "name must not be empty")
+	// Written so that NaN fails.
+	require(c.Rate > 0 && c.Rate <= maxTokens, "rate %v must be above 0 and at most %v", c.Rate, maxTokens)
+	require(c.Burst >= 1 && c.Burst <= maxTokens, "burst %v must be in [1, %v]", c.Burst, maxTokens)
+	require(c.MinRate >= 0 && c.MinRate <= c.Rate, "min_rate %v must be in [0, rate %v]", c.MinRate, c.Rate)
+	require(c.Aggregate <= AggregateLast, "%v must be worst or last", c.Aggregate)
+	require(c.OnSilence.After >= 0, "on_silence: after %v must not be negative", c.OnSilence.After)
+	require(c.MaxCoordinators > 0, "max_coordinators %d must not be negative", c.MaxCoordinators)
+	return errors.Join(append(errs, c.Policy.Validate())...)
+}
+
+// Coordinator paces the use of providers. All methods are safe for concurrent
+// use. It starts no goroutine and needs no closing.
+type Coordinator struct {
+	clock     Clock
+	skew      time.Duration
+	providers []*provider
+	byName    map[string]*provider
+	watchers  *watchers
+}
+
+// NewCoordinator returns a coordinator whose providers are at level ok with
+// full buckets. It reports everything that is wrong with the configuration.
+func NewCoordinator(config Config) (*Coordinator, error) {
+	c := &Coordinator{
+		clock:    config.Clock,
+		skew:     config.MaxFutureSkew,
+		byName:   make(map[string]*provider, len(config.Providers)),
+		watchers: &watchers{all: make(map[*watcher]struct{})},
+	}
+	if c.clock == nil {
+		c.clock = systemClock{}
+	}
+	var errs []error
+	if c.skew == 0 {
+		c.skew = DefaultMaxFutureSkew
+	}
+	if c.skew < 0 {
+		errs = append(errs, fmt.Errorf("max_future_skew %v must not be negative", c.skew))
+	}
+	start := c.clock.Now()
+	for i, pc := range config.Providers {
+		if err := pc.Validate(); err != nil {
+			errs = append(errs, fmt.Errorf("provider %q: %w", pc.Name, err))
+			continue
+		}
+		if c.byName[pc.Name] != nil {
+			errs = append(errs, fmt.Errorf("provider %q is declared twice", pc.Name))
+			continue
+		}
+		p := newProvider(i, pc.withDefaults(), c.clock, start, c.watchers)
+		c.providers = append(c.providers, p)
+		c.byName[pc.Name] = p
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Coordinator) provider(name string) (*provider, error) {
+	p, ok := c.byName[name]
+	if !ok {
+		return nil, fmt.Errorf("%w %q", ErrUnknownProvider, name)
+	}
+	return p, nil
+}
+
+// Acquire takes n tokens, waiting for them in the order of the calls. It
+// returns at once with ErrUnknownProvider, or ErrTokens when n is not positive
+// or more than the burst, and with ctx's error when ctx ends first; then no
+// tokens are taken and those behind move up. A deadline does not fail early,
+// because the rate may rise before it.
+func (c *Coordinator) Acquire(ctx context.Context, provider string, n int) error {
+	p, err := c.provider(provider)
+	if err != nil {
+		return err
+	}
+	if err := p.check(n); err != nil {
+		return err
+	}
+	return p.acquire(ctx, n)
+}
+
+// TryAcquire takes n tokens if they are there and nobody waits for them. If
+// not, retryAfter is the time until they would be, at the present rate and
+// behind those who wait now; Never when the provider is paused. Errors are
+// those of Acquire.
+func (c *Coordinator) TryAcquire(provider string, n int) (ok bool, retryAfter time.Duration, err error) {
+	p, err := c.provider(provider)
+	if err != nil {
+		return false, 0, err
+	}
+	if err := p.check(n); err != nil {
+		return false, 0, err
+	}
+	ok, retryAfter = p.tryAcquire(n)
+	return ok, retryAfter, nil
+}
+
+// Adjustment is one coordinator's level for one provider.
+type Adjustment struct {
+	// Provider must be declared.
+	Provider string
+	// Coordinator tells the levels of a provider apart; "" is one too. A name
+	// of more than 256 bytes is kept as "sha256:" and its hex digest.
+	Coordinator string
+	Level       Level
+	// Policy is the scale of each level. It has no default: a zero Policy
+	// pauses at every level. A provider has one policy, that of its newest
+	// event or later SetPolicy, so all that feeds a provider should give the
+	// same one.
+	Policy Policy
+	// Time is the event's own time (payload.ts of docs/contract.md §3), not
+	// that of its receipt.
+	Time time.Time
+}
+
+// validate reports what makes the adjustment unusable. Values are left out of
+// the text, since they come from events.
+func (a Adjustment) validate() error {
+	if a.Level >= levels {
+		return fmt.Errorf("%w: unknown level", ErrAdjustment)
+	}
+	if a.Time.IsZero() {
+		return fmt.Errorf("%w: no event time", ErrAdjustment)
+	}
+	if err := a.Policy.Validate(); err != nil {
+		return fmt.Errorf("%w: %w", ErrAdjustment, err)
+	}
+	return nil
+}
+
+// Result is the outcome of a change.
+type Result struct {
+	// State is the provider's state after it.
+	State State
+	// Changed says that level, scale or effective rate are new.
+	Changed bool
+	// Stale says that a newer event of the coordinator had been applied, or
+	// one of the same time with a worse level, so that its level stays as it
+	// is. It is counted in State.Stale.
+	Stale bool
+}
+
+// Apply takes in a coordinator's level. Of one coordinator the newest event
+// counts, and of several of the same time the worst, so that neither order nor
+// repetition of events matters. Errors are ErrUnknownProvider, ErrAdjustment
+// and ErrFuture; then nothing has changed.
+func (c *Coordinator) Apply(a Adjustment) (Result, error) {
+	p, err := c.provider(a.Provider)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := a.validate(); err != nil {
+		return Result{}, err
+	}
+	return p.apply(a, c.skew)
+}
+
+// SetPolicy changes a provider's policy and evaluates the held levels anew. The
+// policies of events from before now no longer matter.
+func (c *Coordinator) SetPolicy(provider string, policy Policy) (Result, error) {
+	p, err := c.provider(provider)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := policy.Validate(); err != nil {
+		return Result{}, err
+	}
+	return p.setPolicy(policy), nil
+}
+
+// Forget releases the level of a coordinator that will send no more, and
+// reports whether it held one. Events of it that are not newer than its last
+// one stay without effect; a newer one brings it back.
+func (c *Coordinator) Forget(provider, coordinator string) (bool, error) {
+	p, err := c.provider(provider)
+	if err != nil {
+		return false, err
+	}
+	return p.forget(coordinator), nil
+}
+
+// State is a provider at one instant.
+type State struct {
+	Provider string
+	Level    Level
+	// Since is the event time on which Level rests, the oldest where several
+	// coordinators hold it; zero when none has said anything.
+	Since time.Time
+	// Age is the time since Since, at least 0.
+	Age    time.Duration
+	Policy Policy
+	// Scale is the policy's scale of Level, in [0, 1].
+	Scale float64
+	// EffectiveRate is max(MinRate, Rate × Scale), in tokens/s.
+	EffectiveRate float64
+	// Tokens are those in store.
+	Tokens float64
+	// Waiters are the blocked calls of Acquire.
+	Waiters int
+	// Granted counts tokens, Denied the calls that got none: refused by
+	// TryAcquire, or an Acquire that gave up waiting.
+	Granted, Denied uint64
+	// Stale counts adjustments that came too late to matter, Evicted the
+	// coordinators dropped to stay within MaxCoordinators.
+	Stale, Evicted uint64
+	// Coordinators is how many hold a level.
+	Coordinators int
+}
+
+// State returns a provider's state.
+func (c *Coordinator) State(provider string) (State, error) {
+	p, err := c.provider(provider)
+	if err != nil {
+		return State{}, err
+	}
+	return p.snapshot(), nil
+}
+
+// States returns every provider's state in the order of the configuration.
+func (c *Coordinator) States() []State {
+	states := make([]State, len(c.providers))
+	for i, p := range c.providers {
+		states[i] = p.snapshot()
+	}
+	return states
+}
+
+// CoordinatorState is the level that one coordinator holds.
+type CoordinatorState struct {
+	Coordinator string
+	// Level is the level in force; less than Signalled after silence.
+	Level Level
+	// Signalled is what the coordinator's last event said, at Time.
+	Signalled Level
+	Time      time.Time
+	// Age is the time since Time, at least 0.
+	Age time.Duration
+}
+
+// Coordinators returns the levels a provider's coordinators hold, the worst
+// first and of equal ones the oldest. They are apart from State because there
+// may be MaxCoordinators of them.
+func (c *Coordinator) Coordinators(provider string) ([]CoordinatorState, error) {
+	p, err := c.provider(provider)
+	if err != nil {
+		return nil, err
+	}
+	states := p.coordinators()
+	slices.SortFunc(states, func(a, b CoordinatorState) int {
+		return cmp.Or(cmp.Compare(b.Level, a.Level), a.Time.Compare(b.Time), cmp.Compare(a.Coordinator, b.Coordinator))
+	})
+	return states, nil
+}
