@@ -21,7 +21,6 @@ const unit = 64
 type call struct {
 	n        int
 	begin    time.Duration
-	giveUp   time.Duration // 0 for never
 	end      time.Duration
 	granted  bool
 	finished bool
@@ -196,7 +195,7 @@ func follow(t *testing.T, config ProviderConfig, m *model, ops []op) {
 	start := time.Now()
 	c := newTestCoordinator(t, nil, config)
 	policy := DefaultPolicy()
-	level := OK
+	var level Level
 	record := newLedger(config.Burst, mustState(t, c).EffectiveRate)
 	got := make(map[*call]*call)
 	cancels := make(map[*call]context.CancelFunc)

@@ -1,0 +1,55 @@
+package flows
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Markdown returns a table of the keys: name, type, default and meaning. The keys
+// of nested mappings follow theirs, written as path.
+func (fs Fields) Markdown() string {
+	var b strings.Builder
+	b.WriteString("| key | type | default | meaning |\n|---|---|---|---|\n")
+	fs.rows(&b, "")
+	return b.String()
+}
+
+func (fs Fields) rows(b *strings.Builder, prefix string) {
+	for _, f := range fs {
+		kind, def := f.Kind.String(), ""
+		if len(f.Allowed) > 0 {
+			kind = strings.Join(f.Allowed, ", ")
+		}
+		switch {
+		case f.Required:
+			def = "required"
+		case f.HasDefault && f.Default == "":
+			def = "empty"
+		case f.HasDefault:
+			def = "`" + f.Default + "`"
+		}
+		doc := f.Doc
+		if bounds := f.bounds(); bounds != "" {
+			doc += " (" + bounds + ")"
+		}
+		fmt.Fprintf(b, "| `%s%s` | %s | %s | %s |\n", prefix, f.Name, kind, def, strings.ReplaceAll(doc, "|", `\|`))
+		inner := prefix + f.Name + "."
+		if f.Kind == KindMap {
+			inner += "NAME."
+		}
+		f.Fields.rows(b, inner)
+	}
+}
+
+// bounds words what values are allowed.
+func (f Field) bounds() string {
+	var list []string
+	for _, bound := range []struct{ words, value string }{
+		{"at least ", f.Min}, {"above ", f.Above}, {"at most ", f.Max},
+	} {
+		if bound.value != "" {
+			list = append(list, bound.words+bound.value)
+		}
+	}
+	return strings.Join(list, ", ")
+}
