@@ -1,0 +1,143 @@
+package telemetry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+func TestFlowCounters(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m, err := New(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := m.Flow("feedback", "telemetry.feedback")
+	f.Consumed("v1", "success")
+	f.Consumed("v1", "success")
+	f.Consumed("v2", "duplicate")
+	f.Consumed("v3", "success") // outside the contract's sets
+	f.Consumed("v1", "lost")
+	f.Lag(1500 * time.Microsecond)
+	want := `
+# HELP pulse_consume_total Events settled, each with one outcome.
+# TYPE pulse_consume_total counter
+pulse_consume_total{outcome="duplicate",stream="telemetry.feedback",track="v1"} 0
+pulse_consume_total{outcome="duplicate",stream="telemetry.feedback",track="v2"} 1
+pulse_consume_total{outcome="error",stream="telemetry.feedback",track="v1"} 0
+pulse_consume_total{outcome="error",stream="telemetry.feedback",track="v2"} 0
+pulse_consume_total{outcome="success",stream="telemetry.feedback",track="v1"} 2
+pulse_consume_total{outcome="success",stream="telemetry.feedback",track="v2"} 0
+# HELP pulse_lag_ms Milliseconds between the newest event's envelope ts and its arrival.
+# TYPE pulse_lag_ms gauge
+pulse_lag_ms{stream="telemetry.feedback"} 1.5
+`
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "pulse_consume_total", "pulse_lag_ms"); err != nil {
+		t.Error(err)
+	}
+	if _, err := New(reg); err == nil {
+		t.Error("the metrics were registered twice")
+	}
+}
+
+func TestRates(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	if err := RegisterRates(reg, func() []ProviderState {
+		return []ProviderState{{Provider: "ibkr", Scale: 0.5, Level: 1, EffectiveRate: 30, LevelAge: 2}}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	want := `
+# HELP pipeline_backpressure_state Backpressure level: 0 ok, 1 soft, 2 hard.
+# TYPE pipeline_backpressure_state gauge
+pipeline_backpressure_state{provider="ibkr"} 1
+# HELP pipeline_rate_scale_factor Scale applied to the provider's rate, 0 paused to 1 full.
+# TYPE pipeline_rate_scale_factor gauge
+pipeline_rate_scale_factor{provider="ibkr"} 0.5
+# HELP pulseflow_rate_effective Tokens a second the provider is granted now.
+# TYPE pulseflow_rate_effective gauge
+pulseflow_rate_effective{provider="ibkr"} 30
+`
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "pipeline_backpressure_state",
+		"pipeline_rate_scale_factor", "pulseflow_rate_effective"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestStreams(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	var down error
+	s, err := NewStreams(reg, []StreamGroup{{"mdp:mdp.t", "t", "g"}},
+		func(context.Context, string, string) (GroupState, error) {
+			return GroupState{Lag: 7, Pending: 3, OldestPending: 2 * time.Second}, nil
+		}, func() error { return down })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Read("mdp:mdp.t", "g", 5)
+	s.InFlight("mdp:mdp.t", "g", 4)
+	s.Settled("mdp:mdp.t", "g", time.Millisecond)
+	s.AckFailed("mdp:mdp.t", "g", 2)
+	s.Reclaimed("mdp:mdp.t", "g", 1)
+	s.Trimmed("mdp:mdp.t", "g", 6)
+	s.Trimmed("another", "g", 6) // not ours
+	for name, want := range map[string]float64{
+		"pulseflow_stream_lag_entries": 7, "pulseflow_pending_entries": 3, "pulseflow_oldest_pending_seconds": 2,
+		"pulseflow_in_flight": 4, "pulseflow_ack_failures_total": 2, "pulseflow_reclaimed_total": 1,
+		"pulseflow_trimmed_total": 6, "pulseflow_redis_up": 1,
+	} {
+		if got := sample(t, reg, name); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+	down = errors.New("out")
+	if got := sample(t, reg, "pulseflow_redis_up"); got != 0 {
+		t.Errorf("pulseflow_redis_up is %v while Redis is out", got)
+	}
+	if n, err := testutil.GatherAndCount(reg, "pulseflow_stream_lag_entries"); n != 0 || err != nil {
+		t.Errorf("%d lags while Redis is out, %v", n, err)
+	}
+}
+
+// sample is the sum of a metric's counters and gauges.
+func sample(t *testing.T, reg prometheus.Gatherer, name string) float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := 0.0
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return sum
+}
+
+func TestNewLogger(t *testing.T) {
+	var b bytes.Buffer
+	log, err := NewLogger(&b, "WARN", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Info("unseen")
+	log.Warn("seen", "flow", "feedback")
+	if got := b.String(); strings.Contains(got, "unseen") || !strings.Contains(got, `"flow":"feedback"`) {
+		t.Errorf("log %q", got)
+	}
+	for _, bad := range [][2]string{{"loud", "text"}, {"info", "xml"}} {
+		if _, err := NewLogger(&b, bad[0], bad[1]); err == nil {
+			t.Errorf("level %q, format %q were accepted", bad[0], bad[1])
+		}
+	}
+}

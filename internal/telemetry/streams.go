@@ -1,0 +1,169 @@
+package telemetry
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// scrapeTimeout bounds what a scrape asks Redis, so that a server that hangs does
+// not take the other metrics with it.
+const scrapeTimeout = time.Second
+
+// StreamGroup names a consumer group of a stream.
+type StreamGroup struct {
+	// Key is the stream's full key, Topic its name without namespace, which is what
+	// the label shows.
+	Key, Topic, Group string
+}
+
+// GroupState is how a consumer group fares.
+type GroupState struct {
+	// Lag is the number of entries not delivered yet, -1 when the server cannot tell.
+	Lag int64
+	// Pending is the number delivered and not acknowledged, OldestPending the age of
+	// the oldest of them.
+	Pending       int64
+	OldestPending time.Duration
+}
+
+// Streams are the metrics of a Redis Streams transport.
+type Streams struct {
+	groups map[[2]string]*groupMetrics
+	read   func(ctx context.Context, key, group string) (GroupState, error)
+	up     func() error
+
+	lag, pending, oldest, redisUp *prometheus.Desc
+}
+
+// groupMetrics are the handles of one group, their labels resolved once.
+type groupMetrics struct {
+	StreamGroup
+	inFlight                        prometheus.Gauge
+	reclaimed, ackFailures, trimmed prometheus.Counter
+	batch, handling                 prometheus.Observer
+}
+
+// NewStreams registers the metrics of the groups on reg. read tells how a group
+// fares; it is asked at each scrape, for at most a second in all. up is nil when
+// Redis can be used.
+func NewStreams(
+	reg prometheus.Registerer, groups []StreamGroup,
+	read func(ctx context.Context, key, group string) (GroupState, error), up func() error,
+) (*Streams, error) {
+	labels := []string{"stream", "group"}
+	desc := func(name, help string, labels []string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
+	s := &Streams{
+		groups: make(map[[2]string]*groupMetrics, len(groups)), read: read, up: up,
+		lag:     desc("pulseflow_stream_lag_entries", "Entries of the stream not delivered to the group yet.", labels),
+		pending: desc("pulseflow_pending_entries", "Entries delivered to the group and not acknowledged.", labels),
+		oldest:  desc("pulseflow_oldest_pending_seconds", "Age of the oldest pending entry, by its ID.", labels),
+		redisUp: desc("pulseflow_redis_up", "1 when Redis can be used.", nil),
+	}
+	counter := func(name, help string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	inFlight := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "pulseflow_in_flight", Help: "Entries taken by this process and not yet acknowledged to Redis.",
+	}, labels)
+	reclaimed := counter("pulseflow_reclaimed_total", "Entries that run again after their consumer died with them.")
+	ackFailures := counter("pulseflow_ack_failures_total", "Entries whose acknowledgement failed and was kept for later.")
+	trimmed := counter("pulseflow_trimmed_total", "Entries deleted from the stream while they were pending.")
+	batch := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "pulseflow_batch_entries", Help: "Entries in one read.", Buckets: prometheus.ExponentialBuckets(1, 4, 7),
+	}, labels)
+	handling := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "pulseflow_handling_seconds", Help: "Time from an entry's dispatch to its lane until it was settled.",
+		Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9),
+	}, labels)
+	for _, c := range []prometheus.Collector{inFlight, reclaimed, ackFailures, trimmed, batch, handling, s} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	for _, g := range groups {
+		s.groups[[2]string{g.Key, g.Group}] = &groupMetrics{
+			StreamGroup: g,
+			inFlight:    inFlight.WithLabelValues(g.Topic, g.Group),
+			reclaimed:   reclaimed.WithLabelValues(g.Topic, g.Group),
+			ackFailures: ackFailures.WithLabelValues(g.Topic, g.Group),
+			trimmed:     trimmed.WithLabelValues(g.Topic, g.Group),
+			batch:       batch.WithLabelValues(g.Topic, g.Group),
+			handling:    handling.WithLabelValues(g.Topic, g.Group),
+		}
+	}
+	return s, nil
+}
+
+// Describe implements prometheus.Collector.
+func (s *Streams) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{s.lag, s.pending, s.oldest, s.redisUp} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector. A group that Redis does not tell of has
+// no lag and no pending entries at that scrape, rather than zero.
+func (s *Streams) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	if s.up() != nil {
+		gauge(s.redisUp, 0)
+		return
+	}
+	gauge(s.redisUp, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	for _, g := range s.groups {
+		state, err := s.read(ctx, g.Key, g.Group)
+		if err != nil {
+			continue
+		}
+		if state.Lag >= 0 {
+			gauge(s.lag, float64(state.Lag), g.Topic, g.Group)
+		}
+		gauge(s.pending, float64(state.Pending), g.Topic, g.Group)
+		gauge(s.oldest, state.OldestPending.Seconds(), g.Topic, g.Group)
+	}
+}
+
+// of calls report with the metrics of a group that was named to NewStreams.
+func (s *Streams) of(key, group string, report func(*groupMetrics)) {
+	if g, ok := s.groups[[2]string{key, group}]; ok {
+		report(g)
+	}
+}
+
+// Read observes the entries of one read.
+func (s *Streams) Read(key, group string, entries int) {
+	s.of(key, group, func(g *groupMetrics) { g.batch.Observe(float64(entries)) })
+}
+
+// InFlight sets the entries taken and not yet acknowledged.
+func (s *Streams) InFlight(key, group string, entries int) {
+	s.of(key, group, func(g *groupMetrics) { g.inFlight.Set(float64(entries)) })
+}
+
+// Settled observes the time one entry took.
+func (s *Streams) Settled(key, group string, took time.Duration) {
+	s.of(key, group, func(g *groupMetrics) { g.handling.Observe(took.Seconds()) })
+}
+
+// AckFailed counts entries whose acknowledgement failed.
+func (s *Streams) AckFailed(key, group string, entries int) {
+	s.of(key, group, func(g *groupMetrics) { g.ackFailures.Add(float64(entries)) })
+}
+
+// Reclaimed counts entries that run again after their consumer died.
+func (s *Streams) Reclaimed(key, group string, entries int) {
+	s.of(key, group, func(g *groupMetrics) { g.reclaimed.Add(float64(entries)) })
+}
+
+// Trimmed counts entries deleted while they were pending.
+func (s *Streams) Trimmed(key, group string, entries int) {
+	s.of(key, group, func(g *groupMetrics) { g.trimmed.Add(float64(entries)) })
+}
