@@ -1,0 +1,200 @@
+package stages
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/mjdevaccount/pulseflow/event"
+	"github.com/mjdevaccount/pulseflow/flows"
+)
+
+// DedupeConfig is the block of a dedupe stage.
+type DedupeConfig struct {
+	// Key is what makes two events the same: id, hash, payload, or a template.
+	Key string
+	// Capacity is how many keys are remembered, TTL for how long each.
+	Capacity int
+	TTL      time.Duration
+	// Store is where they are kept; memory is the only one.
+	Store string
+
+	key keyFunc
+}
+
+func dedupeKind() Kind {
+	return Kind{
+		Name:    "dedupe",
+		Summary: "Stops an event that was handled before.",
+		Doc: "A key is reserved while its event runs, committed when the stages behind succeeded and released when " +
+			"they failed, so a failed event is never mistaken for a duplicate. A redelivery of an event in progress " +
+			"waits for it. A duplicate is acknowledged and counted with outcome `duplicate`.\n\n" +
+			"Keys are kept in memory, least recently used first out: after a restart an entry that was handled but " +
+			"not yet acknowledged runs again. `key` is `id` (the entry ID, or the id a replayed entry carries), `hash` " +
+			"(the envelope's hash; the payload's where it has none), `payload` (a digest of the payload), or a " +
+			"template of `{id} {key} {schema} {track} {ts} {hash} {header.NAME}`.",
+		Example: "- dedupe: {key: id, capacity: 10000, ttl: 10m}",
+		New:     func() Config { return &DedupeConfig{} },
+	}
+}
+
+// Fields implements Config.
+func (c *DedupeConfig) Fields() flows.Fields {
+	return flows.Fields{
+		flows.String("key", &c.Key, "what makes two events the same: `id`, `hash`, `payload` or a template such as "+
+			"`{key}/{ts}`", flows.Default("id")),
+		flows.Int("capacity", &c.Capacity, "keys remembered; the least recently used is forgotten first",
+			flows.Default("10000"), flows.Min(1), flows.Max(100_000_000)),
+		flows.Duration("ttl", &c.TTL, "how long a key is remembered after its event succeeded; `0s` is until evicted",
+			flows.Default("10m")),
+		flows.Enum("store", &c.Store, []string{"memory"}, "where keys are kept", flows.Default("memory")),
+	}
+}
+
+// Validate implements Config.
+func (c *DedupeConfig) Validate(s Scope, d *flows.Diagnostics) {
+	key, err := parseKey(c.Key)
+	if err != nil {
+		s.Report(d, "key", err.Error())
+	}
+	c.key = key
+}
+
+// Build implements Config.
+func (c *DedupeConfig) Build(deps Deps) (Stage, error) {
+	store, err := NewMemoryStore(c.Capacity, c.TTL, deps.Clock)
+	if err != nil {
+		return nil, err
+	}
+	key := c.key
+	if key == nil {
+		if key, err = parseKey(c.Key); err != nil {
+			return nil, err
+		}
+	}
+	return &dedupe{key: key, seen: store}, nil
+}
+
+type dedupe struct {
+	key  keyFunc
+	seen SeenStore
+}
+
+var _ Stage = (*dedupe)(nil)
+
+// Middleware implements Stage.
+func (s *dedupe) Middleware(next message.HandlerFunc) message.HandlerFunc {
+	return func(msg *message.Message) (out []*message.Message, err error) {
+		d := From(msg.Context())
+		key := s.key(d.Event)
+		fresh, err := s.seen.Reserve(d, key)
+		if err != nil {
+			return nil, fmt.Errorf("reserve key: %w", err)
+		}
+		if !fresh {
+			d.Outcome = OutcomeDuplicate
+			return nil, nil
+		}
+		committed := false
+		// Also on a panic: a key that stayed reserved would block its redelivery.
+		defer func() {
+			if !committed {
+				s.seen.Release(key)
+			}
+		}()
+		if out, err = next(msg); err != nil {
+			return nil, err
+		}
+		if err = s.seen.Commit(d, key); err != nil {
+			return nil, fmt.Errorf("commit key: %w", err)
+		}
+		committed = true
+		return out, nil
+	}
+}
+
+type keyFunc func(*event.Event) string
+
+// parseKey turns the key setting into the function that finds an event's key.
+func parseKey(key string) (keyFunc, error) {
+	switch key {
+	case "id":
+		return func(e *event.Event) string { return e.ID }, nil
+	case "hash":
+		return func(e *event.Event) string {
+			if e.Hash != "" {
+				return e.Hash
+			}
+			return payloadDigest(e)
+		}, nil
+	case "payload":
+		return payloadDigest, nil
+	}
+	if !strings.Contains(key, "{") {
+		return nil, fmt.Errorf("must be id, hash, payload or a template with fields in braces, such as {key}/{ts}")
+	}
+	return parseKeyTemplate(key)
+}
+
+func payloadDigest(e *event.Event) string {
+	sum := sha256.Sum256(e.Payload)
+	return string(sum[:])
+}
+
+// keyFields are the envelope fields a key template may name.
+var keyFields = []string{"hash", "header.NAME", "id", "key", "schema", "track", "ts"}
+
+func parseKeyTemplate(template string) (keyFunc, error) {
+	var parts []keyFunc
+	for rest := template; rest != ""; {
+		literal, tail, found := strings.Cut(rest, "{")
+		if literal != "" {
+			parts = append(parts, func(*event.Event) string { return literal })
+		}
+		if !found {
+			break
+		}
+		name, after, closed := strings.Cut(tail, "}")
+		if !closed {
+			return nil, fmt.Errorf("template %q: a brace is not closed", template)
+		}
+		field, ok := keyField(name)
+		if !ok {
+			return nil, fmt.Errorf("template %q: unknown field {%s}; fields: %s", template, name,
+				strings.Join(keyFields, ", "))
+		}
+		parts, rest = append(parts, field), after
+	}
+	return func(e *event.Event) string {
+		var b strings.Builder
+		for _, part := range parts {
+			b.WriteString(part(e))
+		}
+		return b.String()
+	}, nil
+}
+
+func keyField(name string) (keyFunc, bool) {
+	if header, ok := strings.CutPrefix(name, "header."); ok && header != "" {
+		return func(e *event.Event) string { return e.Headers()[header] }, true
+	}
+	switch name {
+	case "id":
+		return func(e *event.Event) string { return e.ID }, true
+	case "key":
+		return func(e *event.Event) string { return e.Key }, true
+	case "schema":
+		return func(e *event.Event) string { return e.Schema }, true
+	case "track":
+		return func(e *event.Event) string { return e.Track }, true
+	case "ts":
+		return func(e *event.Event) string { return strconv.FormatFloat(e.Time, 'f', -1, 64) }, true
+	case "hash":
+		return func(e *event.Event) string { return e.Hash }, true
+	}
+	return nil, false
+}

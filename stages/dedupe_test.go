@@ -1,0 +1,272 @@
+package stages
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/mjdevaccount/pulseflow/event"
+)
+
+const at = 1795556873.5
+
+func TestDedupeStopsWhatSucceeded(t *testing.T) {
+	var ran atomic.Int64
+	b := start(t, Builtin(), "      - dedupe\n", func(*message.Message) error { ran.Add(1); return nil })
+	if r := b.send("1-0", feedback("a", "ok", at)); r.outcome != OutcomeSuccess || r.err != nil {
+		t.Fatalf("first: %+v", r)
+	}
+	if r := b.send("1-0", feedback("a", "ok", at)); r.outcome != OutcomeDuplicate || r.err != nil {
+		t.Fatalf("second: %+v", r)
+	}
+	if r := b.send("2-0", feedback("a", "ok", at)); r.outcome != OutcomeSuccess || r.err != nil {
+		t.Fatalf("other id: %+v", r)
+	}
+	if ran.Load() != 2 {
+		t.Errorf("handled %d times, want 2", ran.Load())
+	}
+}
+
+func TestDedupeReleasesWhatFailed(t *testing.T) {
+	failure := errors.New("downstream")
+	for name, fail := range map[string]func() error{
+		"error": func() error { return failure },
+		"panic": func() error { panic("boom") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			first := true
+			s, err := (&DedupeConfig{Key: "id", Capacity: 10}).Build(Deps{Clock: newTestClock()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			h := s.Middleware(func(*message.Message) ([]*message.Message, error) {
+				if first {
+					first = false
+					return nil, fail()
+				}
+				return nil, nil
+			})
+			deliver := func() (d *Delivery, err error) {
+				msg := message.NewMessage("1-0", nil)
+				d = &Delivery{Context: context.Background(), Event: &event.Event{ID: "1-0"}}
+				msg.SetContext(d)
+				defer func() {
+					if recover() != nil {
+						err = failure
+					}
+				}()
+				_, err = h(msg)
+				return d, err
+			}
+			if _, err := deliver(); !errors.Is(err, failure) {
+				t.Fatalf("first delivery: %v, want the failure unchanged", err)
+			}
+			if d, err := deliver(); err != nil || d.Outcome != OutcomeSuccess {
+				t.Fatalf("redelivery after a failure: outcome %v, %v; want success", d.Outcome, err)
+			}
+			if d, err := deliver(); err != nil || d.Outcome != OutcomeDuplicate {
+				t.Fatalf("redelivery after a success: outcome %v, %v; want duplicate", d.Outcome, err)
+			}
+		})
+	}
+}
+
+func TestDedupeForgetsAfterTTL(t *testing.T) {
+	b := start(t, Builtin(), "      - dedupe: {ttl: 10m}\n", nil)
+	b.send("1-0", feedback("a", "ok", at))
+	b.clock.advance(10*time.Minute - time.Nanosecond)
+	if r := b.send("1-0", feedback("a", "ok", at)); r.outcome != OutcomeDuplicate {
+		t.Errorf("within the ttl: %v, want duplicate", r.outcome)
+	}
+	b.clock.advance(time.Nanosecond)
+	if r := b.send("1-0", feedback("a", "ok", at)); r.outcome != OutcomeSuccess {
+		t.Errorf("after the ttl: %v, want success", r.outcome)
+	}
+}
+
+func TestDedupeKeys(t *testing.T) {
+	hashed := func(hash string) string {
+		return strings.Replace(feedback("a", "ok", at), `"hash": null`, `"hash": "`+hash+`"`, 1)
+	}
+	for _, tt := range []struct {
+		name, key     string
+		first, second [2]string // id, data
+		same          bool
+	}{
+		{"id same", "id", [2]string{"1-0", feedback("a", "ok", at)}, [2]string{"1-0", feedback("b", "ok", at)}, true},
+		{"id other", "id", [2]string{"1-0", feedback("a", "ok", at)}, [2]string{"1-1", feedback("a", "ok", at)}, false},
+		{"hash same", "hash", [2]string{"1-0", hashed("aa")}, [2]string{"1-1", hashed("aa")}, true},
+		{"hash other", "hash", [2]string{"1-0", hashed("aa")}, [2]string{"1-1", hashed("bb")}, false},
+		{
+			"no hash falls back to payload", "hash",
+			[2]string{"1-0", feedback("a", "ok", at)},
+			[2]string{"1-1", feedback("a", "soft", at)},
+			false,
+		},
+		{"payload same", "payload", [2]string{"1-0", hashed("aa")}, [2]string{"1-1", hashed("bb")}, true},
+		{
+			"template same", `"{key}/{schema}/{track}/{header.reason}/{hash}"`,
+			[2]string{"1-0", feedback("a", "ok", at)},
+			[2]string{"1-1", feedback("a", "hard", at)},
+			true,
+		},
+		{
+			"template other", `"{key}"`,
+			[2]string{"1-0", feedback("a", "ok", at)},
+			[2]string{"1-1", feedback("b", "ok", at)},
+			false,
+		},
+		{
+			"template id and ts", `"{id} {ts}"`,
+			[2]string{"1-0", feedback("a", "ok", at)},
+			[2]string{"1-0", feedback("a", "ok", at+1)},
+			false,
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := start(t, Builtin(), "      - dedupe: {key: "+tt.key+"}\n", nil)
+			b.send(tt.first[0], tt.first[1])
+			got := b.send(tt.second[0], tt.second[1]).outcome == OutcomeDuplicate
+			if got != tt.same {
+				t.Errorf("duplicate = %v, want %v", got, tt.same)
+			}
+		})
+	}
+}
+
+func TestDedupeKeyErrors(t *testing.T) {
+	for key, want := range map[string]string{
+		"ids":         "flows.yaml:8:23: flow \"feedback\": stage 1 (dedupe): key: must be id, hash, payload or a template",
+		`"{idd}"`:     "unknown field {idd}; fields: hash, header.NAME, id, key, schema, track, ts",
+		`"{id"`:       "a brace is not closed",
+		`"{}"`:        "unknown field {}",
+		`"{header.}"`: "unknown field {header.}",
+	} {
+		_, d := resolve(t, Builtin(), file("      - dedupe: {key: "+key+"}\n"))
+		if !strings.Contains(d.String(), want) {
+			t.Errorf("key %s: %q, want it to contain %q", key, d, want)
+		}
+	}
+}
+
+func TestMemoryStoreEvictsLeastRecentlyUsed(t *testing.T) {
+	ctx := context.Background()
+	s, err := NewMemoryStore(2, 0, newTestClock())
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit := func(key string) {
+		t.Helper()
+		if fresh, err := s.Reserve(ctx, key); err != nil || !fresh {
+			t.Fatalf("reserve %s: %v, %v; want a new key", key, fresh, err)
+		}
+		if err := s.Commit(ctx, key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit("a")
+	commit("b")
+	if fresh, _ := s.Reserve(ctx, "a"); fresh { // a is now the more recently used
+		t.Fatal("a is forgotten")
+	}
+	commit("c")
+	if fresh, _ := s.Reserve(ctx, "a"); fresh {
+		t.Error("a was evicted, and b was the least recently used")
+	}
+	if fresh, _ := s.Reserve(ctx, "b"); !fresh {
+		t.Error("b was kept beyond the capacity")
+	}
+	if n := s.Len(); n != 2 {
+		t.Errorf("holds %d keys, want 2", n)
+	}
+}
+
+func TestMemoryStoreWaitsForTheHolder(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		end   func(*MemoryStore)
+		fresh bool
+	}{
+		{"committed", func(s *MemoryStore) { _ = s.Commit(context.Background(), "k") }, false},
+		{"released", func(s *MemoryStore) { s.Release("k") }, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, err := NewMemoryStore(10, 0, SystemClock{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if fresh, err := s.Reserve(t.Context(), "k"); !fresh || err != nil {
+					t.Fatal("first reserve refused")
+				}
+				got := make(chan bool, 2)
+				for range 2 {
+					go func() {
+						fresh, _ := s.Reserve(t.Context(), "k")
+						got <- fresh
+						if fresh {
+							_ = s.Commit(t.Context(), "k")
+						}
+					}()
+				}
+				synctest.Wait()
+				if len(got) != 0 {
+					t.Fatal("reserve returned while the key was in progress")
+				}
+				tt.end(s)
+				first, second := <-got, <-got
+				if (first || second) != tt.fresh || first && second {
+					t.Errorf("waiters got %v and %v; exactly one is fresh: %v", first, second, tt.fresh)
+				}
+			})
+		})
+	}
+}
+
+func TestMemoryStoreWaitEndsWithContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := NewMemoryStore(10, 0, SystemClock{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = s.Reserve(t.Context(), "k")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := s.Reserve(ctx, "k"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v, want the context's", err)
+		}
+		s.Release("k")
+	})
+}
+
+func TestMemoryStoreRefusesNoCapacity(t *testing.T) {
+	if _, err := NewMemoryStore(0, 0, SystemClock{}); err == nil {
+		t.Error("a store without capacity was made")
+	}
+}
+
+func BenchmarkMemoryStore(b *testing.B) {
+	s, err := NewMemoryStore(10_000, 10*time.Minute, SystemClock{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	keys := make([]string, 50_000)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("1795556873490-%d", i)
+	}
+	ctx := context.Background()
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		key := keys[i%len(keys)]
+		if fresh, _ := s.Reserve(ctx, key); fresh {
+			_ = s.Commit(ctx, key)
+		}
+	}
+}

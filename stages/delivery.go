@@ -1,0 +1,65 @@
+package stages
+
+import (
+	"context"
+
+	"github.com/mjdevaccount/pulseflow/event"
+)
+
+// Outcome is what became of an event; each event has exactly one.
+type Outcome uint8
+
+// The outcomes of docs/contract.md §7, in the order of the metric's label.
+const (
+	OutcomeSuccess Outcome = iota
+	OutcomeError
+	OutcomeDuplicate
+)
+
+// String returns the metric label.
+func (o Outcome) String() string {
+	switch o {
+	case OutcomeSuccess:
+		return "success"
+	case OutcomeError:
+		return "error"
+	default:
+		return "duplicate"
+	}
+}
+
+// Delivery is one event's way through one flow: the event, and what the stages
+// have found out so far. It is the message's context, so every stage reaches it
+// with From, and belongs to the goroutine that handles the message.
+type Delivery struct {
+	context.Context
+
+	// Event is the decoded entry; never nil.
+	Event *event.Event
+	// Outcome is success until a stage or the router says otherwise.
+	Outcome Outcome
+	// Attempts counts the runs of the stages, the present one included.
+	Attempts int
+	// Stage is the kind of the stage that is running, or that failed.
+	Stage string
+	// ErrorKind is the kind of the last failure; see ErrorKind.
+	ErrorKind string
+	// Adjustment is what handle decided and rate-apply applies; nil before.
+	Adjustment *Adjustment
+}
+
+type deliveryKey struct{}
+
+// Value implements context.Context.
+func (d *Delivery) Value(key any) any {
+	if key == (deliveryKey{}) {
+		return d
+	}
+	return d.Context.Value(key)
+}
+
+// From returns the Delivery that ctx carries, nil outside a flow.
+func From(ctx context.Context) *Delivery {
+	d, _ := ctx.Value(deliveryKey{}).(*Delivery)
+	return d
+}

@@ -1,0 +1,144 @@
+package stages
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/mjdevaccount/pulseflow/event"
+	"github.com/mjdevaccount/pulseflow/flows"
+)
+
+// Kind describes one kind of stage.
+type Kind struct {
+	// Name is how flows.yaml calls it: lower-case words joined by hyphens.
+	Name string
+	// Summary says in one sentence what the stage does.
+	Summary string
+	// Doc explains semantics, in Markdown paragraphs.
+	Doc string
+	// Example is one stage as it stands in a flow's list, in YAML.
+	Example string
+	// New returns a Config to decode into.
+	New func() Config
+}
+
+// Config is one stage's block of flows.yaml.
+type Config interface {
+	// Fields declares the keys, bound to the Config's own variables.
+	Fields() flows.Fields
+	// Validate reports to d what single fields cannot say: references to other
+	// parts of the file, files that do not load. It runs after Fields decoded
+	// without an error and opens no connection.
+	Validate(s Scope, d *flows.Diagnostics)
+	// Build makes the stage. It opens no connection.
+	Build(deps Deps) (Stage, error)
+}
+
+// NeedsProviders is implemented by a Config whose stage is meaningless without a
+// declared provider: in a file that declares none, its flow is disabled.
+type NeedsProviders interface{ NeedsProviders() bool }
+
+// Stage is one step of a flow. Middleware returns the handler that does the
+// step's work and calls next, returning next's error unchanged or wrapped.
+type Stage interface {
+	Middleware(next message.HandlerFunc) message.HandlerFunc
+}
+
+// Scope is what a stage's Config may refer to while it is validated.
+type Scope struct {
+	// Flow is the flow's name, Position the stage's place in the file.
+	Flow string
+	// Index is the stage's place in the flow, from 1; Stage its kind.
+	Index int
+	Stage string
+	// Dir is the directory of the file: relative paths start there.
+	Dir string
+	// Node is the stage's block; nil when it was given as a bare name.
+	Node *flows.Node
+	// Pos is where the stage stands, for what has no node of its own.
+	Pos flows.Position
+	// Providers are the declared providers, in file order.
+	Providers []string
+	// Key expands a topic, or an explicit full key, to a stream key.
+	Key func(topic, key string) string
+}
+
+// Deps is what a stage may use from outside itself.
+type Deps struct {
+	// Flow is the name of the flow the stage is built for.
+	Flow string
+	// Clock is never nil.
+	Clock Clock
+	// Rates is the rate coordinator; nil in a file without providers.
+	Rates RateApplier
+	// Publisher writes to streams of the flow's bus, by full stream key.
+	Publisher message.Publisher
+	// Observer counts; never nil.
+	Observer Observer
+	// Logger is never nil.
+	Logger *slog.Logger
+}
+
+// Adjustment is what a feedback event asks of a provider.
+type Adjustment struct {
+	// Provider names the rate to adjust, Coordinator who asks.
+	Provider    string
+	Coordinator string
+	// Level is the coordinator's pressure, Policy the scale each level means.
+	Level  event.Level
+	Policy Policy
+	// Time is the event's own time in epoch seconds; it orders adjustments.
+	Time float64
+}
+
+// Policy maps a pressure level to a scale in [0, 1]: 0 pauses, 1 is full rate.
+type Policy struct{ OK, Soft, Hard float64 }
+
+// Scale returns the scale for level.
+func (p Policy) Scale(level event.Level) float64 {
+	switch level {
+	case event.LevelOK:
+		return p.OK
+	case event.LevelSoft:
+		return p.Soft
+	default:
+		return p.Hard
+	}
+}
+
+// RateState is a provider's aggregate after an adjustment.
+type RateState struct {
+	// Scale is in [0, 1], Level the level it stands for.
+	Scale float64
+	Level event.Level
+	// Stale is set when the adjustment was older than what is known already, and
+	// so changed nothing.
+	Stale bool
+}
+
+// RateApplier is the rate coordinator as rate-apply sees it.
+type RateApplier interface {
+	// Apply records the adjustment. Applying one again changes nothing. An error
+	// is permanent for this adjustment (unknown provider, invalid value).
+	Apply(ctx context.Context, a Adjustment) (RateState, error)
+	// RateState is the provider's present aggregate.
+	RateState(provider string) (RateState, error)
+}
+
+// Observer counts what stages do. Implementations are safe for concurrent use.
+type Observer interface {
+	// ValidationFailed counts an event that broke schema, by mode strict or warn.
+	ValidationFailed(schema, mode string)
+	// HashMismatched counts an event whose hash does not cover its payload.
+	HashMismatched(schema string)
+	// QueueDepth reports the producer's queue size, in events.
+	QueueDepth(depth int64)
+	// FeedbackProcessed counts a feedback event handled to its end.
+	FeedbackProcessed(provider, level string)
+	// Published counts an event a stage published to topic.
+	Published(topic, track, outcome string)
+	// RateStale counts an adjustment older than what its coordinator last said.
+	RateStale(provider string)
+}

@@ -1,0 +1,159 @@
+package stages
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/mjdevaccount/pulseflow/event"
+	"github.com/mjdevaccount/pulseflow/flows"
+)
+
+// When an adjustment is published.
+const (
+	whenChange = "change"
+	whenAlways = "always"
+)
+
+// RateApplyConfig is the block of a rate-apply stage.
+type RateApplyConfig struct {
+	// Publish is the topic the provider's state is announced on; "" announces
+	// nothing. PublishKey is the stream's full key where the template is not it.
+	Publish    string
+	PublishKey string
+	// When is change or always.
+	When string
+	// Track is the schema track of what is published.
+	Track string
+
+	key string
+}
+
+func rateApplyKind() Kind {
+	return Kind{
+		Name:    "rate-apply",
+		Summary: "Applies the adjustment to the rate coordinator and announces the provider's state.",
+		Doc: "Adjustments are ordered by the event's own time per coordinator: an older one changes nothing, and " +
+			"applying the same one again is harmless. What is published is the provider's resulting state over all its " +
+			"coordinators, never the single event's, as a `telemetry.RateAdjustment` envelope with the provider as key. " +
+			"`when: change` compares with what was last published, so a publish that failed is made good by its retry " +
+			"or by the next event.\n\n" +
+			"An event whose time is more than 30 s ahead of the clock is dead-lettered: it would hold its level against " +
+			"every honest event until that time comes.",
+		Example: "- rate-apply: {publish: telemetry.rate_adjustment, when: change}",
+		New:     func() Config { return &RateApplyConfig{} },
+	}
+}
+
+// Fields implements Config.
+func (c *RateApplyConfig) Fields() flows.Fields {
+	return flows.Fields{
+		flows.String("publish", &c.Publish, "topic to announce the provider's state on; empty announces nothing",
+			flows.Default(""), flows.Example("telemetry.rate_adjustment")),
+		flows.String("publish_key", &c.PublishKey, "full stream key to publish to, where the `stream_key` template "+
+			"does not give it", flows.Default(""), flows.Example("mdp:prod.telemetry.rate_adjustment")),
+		flows.Enum("when", &c.When, []string{whenChange, whenAlways}, "publish only when the state differs from the "+
+			"last published one, or after every event", flows.Default(whenChange)),
+		flows.Enum("track", &c.Track, []string{event.TrackV1, event.TrackV2}, "schema track of what is published",
+			flows.Default(event.TrackV1)),
+	}
+}
+
+// NeedsProviders implements NeedsProviders.
+func (c *RateApplyConfig) NeedsProviders() bool { return true }
+
+// Validate implements Config.
+func (c *RateApplyConfig) Validate(s Scope, d *flows.Diagnostics) {
+	if c.Publish == "" && c.PublishKey != "" {
+		s.Report(d, "publish_key", "needs publish: the topic names the stream in metrics")
+	}
+	if c.Publish != "" {
+		c.key = s.Key(c.Publish, c.PublishKey)
+	}
+}
+
+// Build implements Config.
+func (c *RateApplyConfig) Build(deps Deps) (Stage, error) {
+	if deps.Rates == nil {
+		return nil, errors.New("no rate coordinator: the file declares no provider")
+	}
+	if c.Publish != "" && deps.Publisher == nil {
+		return nil, errors.New("no publisher")
+	}
+	return &rateApply{config: *c, deps: deps, enqueue: enqueueTo(deps.Publisher), announcers: make(map[string]*announcer)}, nil
+}
+
+type rateApply struct {
+	config  RateApplyConfig
+	deps    Deps
+	enqueue func(topic string, msg *message.Message) (wait func() error)
+
+	mu         sync.Mutex
+	announcers map[string]*announcer // by provider
+}
+
+var _ Stage = (*rateApply)(nil)
+
+// Middleware implements Stage.
+func (s *rateApply) Middleware(next message.HandlerFunc) message.HandlerFunc {
+	return func(msg *message.Message) ([]*message.Message, error) {
+		d := From(msg.Context())
+		a := d.Adjustment
+		if a == nil {
+			return nil, Permanent(errors.New("no adjustment: a handle stage must stand before rate-apply"))
+		}
+		state, err := s.deps.Rates.Apply(d, *a)
+		if err != nil {
+			return nil, fmt.Errorf("apply adjustment: %w", err)
+		}
+		if state.Stale {
+			s.deps.Observer.RateStale(a.Provider)
+		}
+		if s.config.Publish != "" {
+			if err := s.announce(d, a); err != nil {
+				return nil, fmt.Errorf("publish %s: %w", s.config.Publish, err)
+			}
+		}
+		return next(msg)
+	}
+}
+
+// announce publishes the provider's state, where that is due.
+func (s *rateApply) announce(d *Delivery, a *Adjustment) error {
+	return s.announcer(a.Provider).announce(func(state RateState) (func() error, error) {
+		adj := event.RateAdjustment{Provider: a.Provider, Scale: state.Scale, Reason: state.Level, Time: a.Time}
+		env, err := adj.Envelope(s.deps.Clock.Now(), s.config.Track)
+		if err != nil {
+			return nil, Permanent(err)
+		}
+		data, err := env.Append(nil)
+		if err != nil {
+			return nil, Permanent(err)
+		}
+		out := message.NewMessage("", data)
+		out.SetContext(d)
+		return s.enqueue(s.config.key, out), nil
+	}, func(err error) {
+		outcome := OutcomeSuccess
+		if err != nil {
+			outcome = OutcomeError
+		}
+		s.deps.Observer.Published(s.config.Publish, s.config.Track, outcome.String())
+	})
+}
+
+func (s *rateApply) announcer(provider string) *announcer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a, ok := s.announcers[provider]
+	if !ok {
+		a = &announcer{
+			always: s.config.When == whenAlways,
+			read:   func() (RateState, error) { return s.deps.Rates.RateState(provider) },
+		}
+		s.announcers[provider] = a
+	}
+	return a
+}

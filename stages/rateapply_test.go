@@ -1,0 +1,187 @@
+package stages
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mjdevaccount/pulseflow/event"
+)
+
+const (
+	outStream = "mdp:mdp.telemetry.rate_adjustment"
+	adjusting = "      - handle: {with: feedback}\n      - rate-apply: {publish: telemetry.rate_adjustment, when: %s}\n"
+)
+
+// announcements decodes what was published.
+func (b *bench) announcements() []event.RateAdjustment {
+	b.t.Helper()
+	b.outbox.mu.Lock()
+	defer b.outbox.mu.Unlock()
+	var list []event.RateAdjustment
+	for _, msg := range b.outbox.messages[outStream] {
+		e := event.Decoder{}.Decode("1-0", msg.Payload)
+		a, err := e.RateAdjustment()
+		if e.Err != nil || err != nil {
+			b.t.Fatalf("published entry does not decode: %v, %v", e.Err, err)
+		}
+		if e.Schema != event.SchemaRateAdjustment || e.Dialect != event.DialectCanonical || e.Key != a.Provider {
+			b.t.Errorf("published schema %s, dialect %s, key %q", e.Schema, e.Dialect, e.Key)
+		}
+		if err := e.CheckHash(); err != nil || e.Hash == "" {
+			b.t.Errorf("published hash %q: %v", e.Hash, err)
+		}
+		list = append(list, a)
+	}
+	return list
+}
+
+func TestRateApplyAnnouncesTheAggregate(t *testing.T) {
+	sent := []struct {
+		coordinator, level string
+		ts                 float64
+	}{
+		{"a", "ok", at},
+		{"a", "hard", at + 1},
+		{"b", "ok", at + 2},
+		{"b", "soft", at + 3},
+		{"a", "soft", at + 0.5}, // older than a's hard: stale
+		{"a", "ok", at + 4},
+		{"b", "ok", at + 5},
+	}
+	hard := event.RateAdjustment{Provider: "ibkr", Scale: 0, Reason: event.LevelHard}
+	soft := event.RateAdjustment{Provider: "ibkr", Scale: 0.5, Reason: event.LevelSoft}
+	ok := event.RateAdjustment{Provider: "ibkr", Scale: 1, Reason: event.LevelOK}
+	timed := func(a event.RateAdjustment, ts float64) event.RateAdjustment { a.Time = ts; return a }
+	for when, want := range map[string][]event.RateAdjustment{
+		"change": {timed(ok, at), timed(hard, at+1), timed(soft, at+4), timed(ok, at+5)},
+		"always": {
+			timed(ok, at), timed(hard, at+1), timed(hard, at+2), timed(hard, at+3), timed(hard, at+0.5),
+			timed(soft, at+4), timed(ok, at+5),
+		},
+	} {
+		t.Run(when, func(t *testing.T) {
+			b := start(t, Builtin(), fmt.Sprintf(adjusting, when), nil)
+			for i, s := range sent {
+				if r := b.send(fmt.Sprintf("%d-0", i), feedback(s.coordinator, s.level, s.ts)); r.err != nil {
+					t.Fatal(r.err)
+				}
+			}
+			if diff := cmp.Diff(want, b.announcements()); diff != "" {
+				t.Errorf("announced (-want +got):\n%s", diff)
+			}
+			if n := b.count.of("published telemetry.rate_adjustment v1 success"); n != len(want) {
+				t.Errorf("counted %d published, want %d", n, len(want))
+			}
+			if n := b.count.of("stale ibkr"); n != 1 {
+				t.Errorf("counted %d stale, want 1", n)
+			}
+		})
+	}
+}
+
+func TestRateApplyMakesAFailedPublishGood(t *testing.T) {
+	down := errors.New("bus is down")
+	b := start(t, Builtin(), fmt.Sprintf(adjusting, "change"), nil)
+	b.send("1-0", feedback("a", "ok", at))
+	b.outbox.failWith(down)
+	r := b.send("2-0", feedback("a", "hard", at+1))
+	if !errors.Is(r.err, down) || IsPermanent(r.err) || r.stage != "rate-apply" {
+		t.Fatalf("result %+v, want a failure of rate-apply that can be retried", r)
+	}
+	if s, _ := b.rates.RateState("ibkr"); s.Level != event.LevelHard {
+		t.Fatalf("level %v, want hard: the adjustment came before the publish", s.Level)
+	}
+	b.outbox.failWith(nil)
+	for name, send := range map[string]func() result{
+		"its retry":      func() result { return b.send("2-0", feedback("a", "hard", at+1)) },
+		"the next event": func() result { return b.send("3-0", feedback("b", "ok", at+2)) },
+	} {
+		if r := send(); r.err != nil {
+			t.Fatalf("%s: %v", name, r.err)
+		}
+	}
+	got := b.announcements()
+	if len(got) != 2 || got[1].Reason != event.LevelHard || got[1].Scale != 0 {
+		t.Errorf("announced %+v, want ok and then hard once", got)
+	}
+	if n := b.count.of("published telemetry.rate_adjustment v1 error"); n != 1 {
+		t.Errorf("counted %d failed publishes, want 1", n)
+	}
+}
+
+// Whatever the lanes do, the last announcement is the state that stands, and none
+// is better than the worst coordinator was at the time.
+func TestRateApplyAnnouncesInOrder(t *testing.T) {
+	b := start(t, Builtin(), fmt.Sprintf(adjusting, "change"), nil)
+	levels := []string{"ok", "soft", "hard"}
+	const n = 300
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for range n {
+			if r := <-b.results; r.err != nil {
+				t.Error(r.err)
+			}
+		}
+	})
+	for i := range n {
+		b.post(fmt.Sprintf("%d-0", i), feedback(fmt.Sprintf("c%d", i%7), levels[i%3], at+float64(i)))
+	}
+	wg.Wait()
+	got := b.announcements()
+	s, _ := b.rates.RateState("ibkr")
+	if last := got[len(got)-1]; last.Scale != s.Scale || last.Reason != s.Level {
+		t.Errorf("last announced %+v, the state is %+v", last, s)
+	}
+	for i := 1; i < len(got); i++ {
+		if got[i].Reason == got[i-1].Reason && got[i].Scale == got[i-1].Scale {
+			t.Errorf("announcement %d repeats the one before: %+v", i, got[i])
+		}
+	}
+}
+
+func TestRateApplyWithoutPublish(t *testing.T) {
+	b := start(t, Builtin(), "      - handle: {with: feedback}\n      - rate-apply\n", nil)
+	if r := b.send("1-0", feedback("a", "hard", at)); r.err != nil {
+		t.Fatal(r.err)
+	}
+	if len(b.outbox.messages) != 0 {
+		t.Errorf("published %v", b.outbox.messages)
+	}
+	if s, _ := b.rates.RateState("ibkr"); s.Level != event.LevelHard {
+		t.Errorf("level %v, want hard", s.Level)
+	}
+}
+
+func TestRateApplyPassesOnAnAdjustmentsError(t *testing.T) {
+	b := start(t, Builtin(), fmt.Sprintf(adjusting, "change"), nil)
+	b.rates.fail = PermanentKind(KindSkew, errors.New("too far ahead"))
+	r := b.send("1-0", feedback("a", "hard", at))
+	if !IsPermanent(r.err) || ErrorKind(r.err) != KindSkew {
+		t.Errorf("error %v, want the coordinator's verdict", r.err)
+	}
+}
+
+func TestRateApplyNeedsHandle(t *testing.T) {
+	b := start(t, Builtin(), "      - rate-apply\n", nil)
+	if r := b.send("1-0", feedback("a", "hard", at)); !IsPermanent(r.err) {
+		t.Errorf("error %v, want a permanent one", r.err)
+	}
+}
+
+func TestRateApplyFullKey(t *testing.T) {
+	b := start(t, Builtin(), "      - handle: {with: feedback}\n"+
+		"      - rate-apply: {publish: telemetry.rate_adjustment, publish_key: \"mdp:prod.out\"}\n", nil)
+	if r := b.send("1-0", feedback("a", "hard", at)); r.err != nil {
+		t.Fatal(r.err)
+	}
+	if len(b.outbox.messages["mdp:prod.out"]) != 1 {
+		t.Errorf("published to %v", b.outbox.messages)
+	}
+}
+
+var _ message.Publisher = (*outbox)(nil)

@@ -1,0 +1,95 @@
+package stages
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/santhosh-tekuri/jsonschema/v6/kind"
+
+	"github.com/mjdevaccount/pulseflow/event"
+)
+
+// maxSchemaFile bounds a schema document, in bytes.
+const maxSchemaFile = 1 << 20
+
+// schemaFile compiles a JSON Schema document. References to other documents are
+// refused: checking a file never reaches outside it.
+func schemaFile(path string) (check, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open schema: %w", err)
+	}
+	defer f.Close()
+	src, err := io.ReadAll(io.LimitReader(f, maxSchemaFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("read schema: %w", err)
+	}
+	if len(src) > maxSchemaFile {
+		return nil, fmt.Errorf("schema %s is over 1 MiB", path)
+	}
+	schema, err := compileSchema(path, src)
+	if err != nil {
+		return nil, fmt.Errorf("schema %s: %w", path, err)
+	}
+	return schemaCheck(schema), nil
+}
+
+// noReferences refuses to load any document a schema refers to.
+type noReferences struct{}
+
+func (noReferences) Load(string) (any, error) {
+	return nil, errors.New("references to other documents are not supported")
+}
+
+func compileSchema(name string, src []byte) (*jsonschema.Schema, error) {
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(src))
+	if err != nil {
+		return nil, fmt.Errorf("not JSON: %w", err)
+	}
+	c := jsonschema.NewCompiler()
+	c.UseLoader(noReferences{})
+	if err := c.AddResource(name, doc); err != nil {
+		return nil, err
+	}
+	return c.Compile(name)
+}
+
+// schemaCheck validates payloads by schema. Its errors name pointer and rule, and
+// leave out the value.
+func schemaCheck(schema *jsonschema.Schema) check {
+	return func(e *event.Event) error {
+		value, err := jsonschema.UnmarshalJSON(bytes.NewReader(e.Document()))
+		if err != nil {
+			return errors.New("payload is not JSON")
+		}
+		err = schema.Validate(value)
+		var broken *jsonschema.ValidationError
+		if errors.As(err, &broken) {
+			return describe(broken)
+		}
+		return err
+	}
+}
+
+// describe turns the first leaf of a validation error into pointer and rule.
+func describe(err *jsonschema.ValidationError) error {
+	leaf := err
+	for len(leaf.Causes) > 0 {
+		leaf = leaf.Causes[0]
+	}
+	pointer := "/" + strings.Join(leaf.InstanceLocation, "/")
+	rule := strings.Join(leaf.ErrorKind.KeywordPath(), "/")
+	switch k := leaf.ErrorKind.(type) {
+	case *kind.Type:
+		return fmt.Errorf("%s: must be %s (got %s)", pointer, strings.Join(k.Want, " or "), k.Got)
+	case *kind.Required:
+		return fmt.Errorf("%s: %s is required", strings.TrimSuffix(pointer, "/")+"/", strings.Join(k.Missing, ", "))
+	default:
+		return fmt.Errorf("%s: breaks the rule %q", pointer, rule)
+	}
+}

@@ -1,0 +1,120 @@
+package stages
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// SeenStore remembers which keys have been handled. A key is reserved while its
+// event runs, committed when it succeeded, released when it did not.
+type SeenStore interface {
+	// Reserve claims key and reports true when it is new. False means that key was
+	// committed before: a duplicate. While another holder has it reserved, Reserve
+	// waits; it returns ctx.Err() when ctx ends first.
+	Reserve(ctx context.Context, key string) (bool, error)
+	// Commit records a reserved key as handled.
+	Commit(ctx context.Context, key string) error
+	// Release gives a reserved key back, as if it had never been seen.
+	Release(key string)
+}
+
+// MemoryStore is a SeenStore in this process: the least recently used key goes
+// first when it is full, and a key is forgotten once its time to live is over.
+type MemoryStore struct {
+	clock Clock
+	ttl   time.Duration
+
+	mu       sync.Mutex
+	done     *simplelru.LRU[string, time.Time]
+	reserved map[string]*reservation
+}
+
+// reservation is a key in progress. wait is made by the first who has to wait,
+// since almost no key is ever waited for.
+type reservation struct{ wait chan struct{} }
+
+// NewMemoryStore returns a store of at most capacity keys, each kept for ttl
+// after its commit; a ttl of zero keeps it until it is
+// evicted. A capacity below 1 is an error.
+func NewMemoryStore(capacity int, ttl time.Duration, clock Clock) (*MemoryStore, error) {
+	lru, err := simplelru.NewLRU[string, time.Time](capacity, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &MemoryStore{clock: clock, ttl: ttl, done: lru, reserved: make(map[string]*reservation)}, nil
+}
+
+// Reserve implements SeenStore.
+func (s *MemoryStore) Reserve(ctx context.Context, key string) (bool, error) {
+	for {
+		s.mu.Lock()
+		r, busy := s.reserved[key]
+		if !busy {
+			fresh := !s.seen(key)
+			if fresh {
+				s.reserved[key] = &reservation{}
+			}
+			s.mu.Unlock()
+			return fresh, nil
+		}
+		if r.wait == nil {
+			r.wait = make(chan struct{})
+		}
+		wait := r.wait
+		s.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+}
+
+// seen looks key up, which makes it the most recently used, and forgets it when
+// its time is over. The caller holds mu.
+func (s *MemoryStore) seen(key string) bool {
+	at, ok := s.done.Get(key)
+	if !ok {
+		return false
+	}
+	if s.ttl > 0 && s.clock.Now().Sub(at) >= s.ttl {
+		s.done.Remove(key)
+		return false
+	}
+	return true
+}
+
+// Commit implements SeenStore; its error is always nil.
+func (s *MemoryStore) Commit(_ context.Context, key string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.done.Add(key, s.clock.Now())
+	s.end(key)
+	return nil
+}
+
+// Release implements SeenStore.
+func (s *MemoryStore) Release(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.end(key)
+}
+
+// Len is the number of committed keys held.
+func (s *MemoryStore) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.done.Len()
+}
+
+func (s *MemoryStore) end(key string) {
+	if r, ok := s.reserved[key]; ok {
+		delete(s.reserved, key)
+		if r.wait != nil {
+			close(r.wait)
+		}
+	}
+}
