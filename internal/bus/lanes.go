@@ -1,0 +1,306 @@
+package bus
+
+import (
+	"cmp"
+	"context"
+	"hash/maphash"
+	"maps"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/mjdevaccount/pulseflow/event"
+)
+
+// Redelivery of a refused event: the first wait, doubled each time up to the
+// cap, each with up to half of it taken off at random.
+const (
+	redeliverFirst = 100 * time.Millisecond
+	redeliverCap   = 5 * time.Second
+)
+
+// defaultLanes is how many events a subscription handles at once when nobody says.
+// An idle lane costs a few hundred bytes, and lanes are what hides the time that
+// stages wait for others.
+func defaultLanes() int { return max(64, 16*runtime.GOMAXPROCS(0)) }
+
+// lanes hands events to one output channel so that events of one order key are
+// handled one after another, in the order they were dispatched, while different
+// keys run side by side. An event the reader refuses (nack) is offered again in
+// its lane after a jittered, capped backoff, and holds the lane meanwhile.
+//
+// Queues are unbounded here; whoever dispatches bounds the sum (max_in_flight,
+// capacity), so that one held lane does not stop the others.
+type lanes struct {
+	laneConfig
+	seed  maphash.Seed
+	lanes []*lane
+	wg    sync.WaitGroup
+
+	stop     chan struct{} // closed: no event beyond those queued; no backoff
+	quit     chan struct{} // closed: start nothing more
+	stopOnce sync.Once
+	quitOnce sync.Once
+}
+
+type laneConfig struct {
+	base    context.Context         // parent of every message's context
+	n       int                     // lanes, at least one
+	out     chan<- *message.Message // where messages are offered
+	settled func(*event.Event)      // called once for each acknowledged event
+
+	// carry makes the message to offer for d; again tells that the reader has
+	// refused the last one. nil ends the lane. The default is newMessage.
+	carry func(lane int, d delivery, again bool) *message.Message
+
+	first, most time.Duration // backoff: the first wait and the longest
+}
+
+// delivery is an event on its way to a reader, with the metadata its message
+// carries; nil is none.
+type delivery struct {
+	event *event.Event
+	meta  message.Metadata
+}
+
+type lane struct {
+	mu    sync.Mutex
+	queue []delivery // from head on: not settled yet, the first may be in flight
+	head  int
+	wake  chan struct{} // one token when the queue stops being empty
+}
+
+// newLanes starts n lanes (at least one) that deliver to out. base is the parent
+// of each message's context; cancelling it makes every lane give up at once,
+// whatever is in flight. settled runs in the lane's goroutine, for events of one
+// lane one at a time, and must not block for long.
+func newLanes(base context.Context, n int, out chan<- *message.Message, settled func(*event.Event)) *lanes {
+	return startLanes(laneConfig{base: base, n: n, out: out, settled: settled})
+}
+
+func startLanes(cfg laneConfig) *lanes {
+	l := &lanes{
+		laneConfig: cfg, seed: maphash.MakeSeed(), lanes: make([]*lane, max(cfg.n, 1)),
+		stop: make(chan struct{}), quit: make(chan struct{}),
+	}
+	if l.carry == nil {
+		l.carry = l.newMessage
+	}
+	l.first, l.most = cmp.Or(l.first, redeliverFirst), cmp.Or(l.most, redeliverCap)
+	for i := range l.lanes {
+		l.lanes[i] = &lane{wake: make(chan struct{}, 1)}
+		l.wg.Go(func() { l.run(i) })
+	}
+	return l
+}
+
+// dispatch queues e in the lane of its order key. Events without one go to the
+// lane their entry ID hashes to, so they spread and are not ordered. It never
+// blocks. It must not be called once close has been.
+func (l *lanes) dispatch(e *event.Event) { l.enqueue(delivery{event: e}) }
+
+// enqueue is dispatch for an event whose message carries metadata.
+func (l *lanes) enqueue(d delivery) {
+	ln := l.lanes[0]
+	if n := uint64(len(l.lanes)); n > 1 {
+		key := d.event.OrderKey()
+		if key == "" {
+			key = d.event.EntryID
+		}
+		ln = l.lanes[maphash.String(l.seed, key)%n]
+	}
+	if ln.push(d) {
+		select {
+		case ln.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// close stops the lanes and waits for them. With finish, what is queued runs
+// first: an event waiting out its backoff is offered once more at once, and a
+// lane whose event is refused while it finishes ends there, since a later event
+// of the same key must not overtake it. Without finish, only what the reader
+// already holds is waited for, and nothing more is offered. Cancelling the base
+// context ends the wait.
+//
+// It returns the events that were not settled, each key's in order. It may be
+// called again and at the same time: finish=false cuts a running finish=true
+// short, and each unsettled event is returned by one of the calls.
+func (l *lanes) close(finish bool) []*event.Event {
+	var left []*event.Event
+	for _, d := range l.closeAll(finish) {
+		left = append(left, d.event)
+	}
+	return left
+}
+
+// closeAll is close for those who need the metadata too.
+func (l *lanes) closeAll(finish bool) []delivery {
+	if !finish { // before stop, which ends backoffs
+		l.quitOnce.Do(func() { close(l.quit) })
+	}
+	l.stopOnce.Do(func() { close(l.stop) })
+	l.wg.Wait()
+	var left []delivery
+	for _, ln := range l.lanes {
+		left = append(left, ln.take()...)
+	}
+	return left
+}
+
+// run settles the lane's events one by one. An event leaves the queue once it is
+// settled, so that what is queued when run returns is exactly what is left.
+func (l *lanes) run(i int) {
+	ln := l.lanes[i]
+	d, ok := ln.peek()
+	for {
+		for !ok {
+			select {
+			case <-ln.wake:
+				d, ok = ln.peek()
+			case <-l.stop:
+				if d, ok = ln.peek(); !ok {
+					return
+				}
+			case <-l.base.Done():
+				return
+			}
+		}
+		if !l.deliver(i, d) {
+			return
+		}
+		l.settled(d.event)
+		d, ok = ln.next()
+	}
+}
+
+// deliver offers d until it is acknowledged; false when the lanes ended first.
+func (l *lanes) deliver(i int, d delivery) bool {
+	again := false
+	for wait := l.first; ; wait = min(2*wait, l.most) {
+		if l.quitting() {
+			return false
+		}
+		msg := l.carry(i, d, again)
+		if msg == nil {
+			return false
+		}
+		select {
+		case l.out <- msg:
+		case <-l.quit:
+			return false
+		case <-l.base.Done():
+			return false
+		}
+		select {
+		case <-msg.Acked():
+			return true
+		case <-msg.Nacked():
+		case <-l.base.Done():
+			// An acknowledgement that came first counts.
+			select {
+			case <-msg.Acked():
+				return true
+			default:
+				return false
+			}
+		}
+		if !l.pause(wait - rand.N(wait/2+1)) {
+			return false
+		}
+		again = true
+	}
+}
+
+// newMessage makes a message that nothing lies between: the reader's answer goes
+// straight to the lane.
+func (l *lanes) newMessage(_ int, d delivery, _ bool) *message.Message {
+	msg := message.NewMessage(d.event.ID, d.event.Data)
+	maps.Copy(msg.Metadata, d.meta)
+	msg.SetContext(event.NewContext(l.base, d.event))
+	return msg
+}
+
+// quitting reports whether no event may be offered any more. It is asked before
+// an offer because a select with a ready reader would pick at random.
+func (l *lanes) quitting() bool {
+	select {
+	case <-l.quit:
+		return true
+	case <-l.base.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// pause waits out a backoff, less when the lanes stop meanwhile. It is false
+// when the event that is held must not be offered again.
+func (l *lanes) pause(d time.Duration) bool {
+	select {
+	case <-l.stop:
+		return false
+	default:
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-l.stop: // the last try
+	case <-l.base.Done():
+		return false
+	}
+	return true
+}
+
+// push appends d and reports whether the lane has to be woken: one with events
+// left looks at its queue again by itself.
+func (ln *lane) push(d delivery) bool {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	ln.queue = append(ln.queue, d)
+	return len(ln.queue)-ln.head == 1
+}
+
+// peek returns the head of the queue and leaves it there; false when it is empty.
+func (ln *lane) peek() (delivery, bool) {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	if ln.head == len(ln.queue) {
+		return delivery{}, false
+	}
+	return ln.queue[ln.head], true
+}
+
+// next removes the head and returns the one after it. The slice is compacted
+// when half of it is spent, so that a long-lived lane's memory stays
+// proportional to what is queued.
+func (ln *lane) next() (delivery, bool) {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	ln.queue[ln.head] = delivery{}
+	ln.head++
+	if ln.head == len(ln.queue) {
+		ln.queue, ln.head = ln.queue[:0], 0
+		return delivery{}, false
+	}
+	if ln.head > 64 && ln.head > len(ln.queue)/2 {
+		n := copy(ln.queue, ln.queue[ln.head:])
+		clear(ln.queue[n:])
+		ln.queue, ln.head = ln.queue[:n], 0
+	}
+	return ln.queue[ln.head], true
+}
+
+// take empties the queue.
+func (ln *lane) take() []delivery {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	left := ln.queue[ln.head:]
+	ln.queue, ln.head = nil, 0
+	return left
+}

@@ -1,0 +1,257 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/mjdevaccount/pulseflow/event"
+)
+
+// claimPage is how many pending entries are listed, and at most claimed, at once.
+const claimPage = 200
+
+// claimEntries takes pending entries over from their owner in one step, so that two consumers never both get one and a
+// live owner keeps what it has: the claimer's own lease must be held, and the owner must have none (or be the claimer).
+// An entry that was deleted from the stream is acknowledged. Claiming counts as a delivery.
+//
+// KEYS: stream, own lease, owner's lease. ARGV: group, consumer, token, owner, least idle time in ms, IDs. It returns,
+// for each entry claimed, its ID, its deliveries and its fields; for one that was deleted, its ID only.
+const claimEntries = `
+if redis.call('GET', KEYS[2]) ~= ARGV[3] then return redis.error_reply('NOLEASE the claimer has no lease') end
+if ARGV[4] ~= ARGV[2] and redis.call('EXISTS', KEYS[3]) == 1 then
+  return redis.error_reply('LEASED the owner is alive')
+end
+local claimed = {}
+for i = 6, #ARGV do
+  local id = ARGV[i]
+  local p = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
+  if p and p[2] == ARGV[4] and p[3] >= tonumber(ARGV[5]) then
+    local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+    if entry then
+      redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id)
+      claimed[#claimed + 1] = {id, p[4] + 1, entry[2]}
+    else
+      redis.call('XACK', KEYS[1], ARGV[1], id)
+      claimed[#claimed + 1] = {id}
+    end
+  end
+end
+return claimed`
+
+// owner is a consumer whose pending entries are to be run.
+type owner struct {
+	name string
+	idle time.Duration // take only entries that have been idle for so long
+	own  bool          // it is this consumer, which reads nothing new meanwhile: keep the order of the stream
+}
+
+// recovery runs what consumers left pending.
+//
+// Redis counts how often it delivers an entry. An entry with a count of zero was given back unread by a consumer that
+// shut down in order, and runs like a new one. Any other was in the hands of a consumer that died, perhaps because of
+// this very entry, although most such entries merely waited in its memory. They are therefore run one at a time, and
+// each is claimed, which raises its count, only when it is about to run. So the count of an entry that waits stays what
+// it was however often its neighbour kills the process, while the killer's own rises each time until it exceeds
+// MaxDeliveries.
+type recovery struct {
+	sub   *subscription
+	claim *redis.Script
+	turn  chan struct{} // one token: whoever has it may run a suspect
+	lane  *lanes        // the one lane suspects run in
+	done  chan struct{} // one token when the suspect was settled
+}
+
+func newRecovery(s *subscription) *recovery {
+	r := &recovery{
+		sub: s, claim: redis.NewScript(claimEntries),
+		turn: make(chan struct{}, 1), done: make(chan struct{}, 1),
+	}
+	r.lane = s.startLanes(1, func(e *event.Event) {
+		s.acks.add(e.EntryID)
+		notify(r.done)
+	})
+	return r
+}
+
+// run runs everything that o has pending and that is not in flight here, in the order of the stream, and returns when
+// the last of it has been dispatched, and settled if it was a suspect. It ends early, without an error, when o turns out
+// to be alive.
+func (r *recovery) run(ctx context.Context, o owner) error {
+	ran := 0
+	defer func() {
+		if ran > 0 {
+			r.sub.log.Info("pending entries run again", "owner", o.name, "entries", ran)
+		}
+	}()
+	for from := "-"; ; {
+		page, err := r.list(ctx, o, from)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		n, err := r.runPage(ctx, o, page)
+		ran += n
+		r.sub.redis.cfg.Observer.Reclaimed(r.sub.stream, r.sub.group.name, n)
+		switch {
+		case redis.HasErrorPrefix(err, "LEASED"):
+			return nil
+		case err != nil:
+			return err
+		}
+		from = "(" + page[len(page)-1].ID
+	}
+}
+
+// list returns the next pending entries of o.
+func (r *recovery) list(ctx context.Context, o owner, from string) ([]redis.XPendingExt, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	page, err := r.sub.redis.client.XPendingExt(ctx, &redis.XPendingExtArgs{
+		Stream: r.sub.stream, Group: r.sub.group.name, Consumer: o.name,
+		Idle: o.idle, Start: from, End: "+", Count: claimPage,
+	}).Result()
+	if errors.Is(err, redis.Nil) {
+		return nil, nil
+	}
+	return page, describe("XPENDING", r.sub.stream, err)
+}
+
+func (r *recovery) runPage(ctx context.Context, o owner, page []redis.XPendingExt) (ran int, err error) {
+	var unread []string
+	flush := func() (n int, err error) {
+		n, err = r.runUnread(ctx, o, unread)
+		ran, unread = ran+n, unread[:0]
+		return n, err
+	}
+	for _, p := range page {
+		if id, ok := parseStreamID(p.ID); !ok || r.sub.flight.has(id) {
+			continue
+		}
+		if p.RetryCount == 0 {
+			unread = append(unread, p.ID)
+			continue
+		}
+		n, err := flush()
+		if err != nil {
+			return ran, err
+		}
+		if n > 0 && o.own { // they are in other lanes than the suspect
+			r.sub.flight.settle(ctx, r.sub.redis.cfg.MaxIdle)
+		}
+		n, err = r.runSuspect(ctx, o, p.ID, p.RetryCount)
+		ran += n
+		if err != nil {
+			return ran, err
+		}
+	}
+	_, err = flush()
+	return ran, err
+}
+
+// runUnread claims entries that no router has seen and dispatches them like new ones.
+func (r *recovery) runUnread(ctx context.Context, o owner, ids []string) (ran int, err error) {
+	for len(ids) > 0 {
+		n := r.sub.flight.room(ctx, len(ids))
+		if n == 0 {
+			return ran, ctx.Err()
+		}
+		events, err := r.take(ctx, o, ids[:n])
+		if err != nil {
+			return ran, err
+		}
+		r.sub.dispatch(events)
+		ran, ids = ran+len(events), ids[n:]
+	}
+	return ran, nil
+}
+
+// runSuspect claims one entry and runs it with no other suspect beside it. One that has died with its consumer more
+// than once is given the process to itself, as far as others finish within a lease's time.
+func (r *recovery) runSuspect(ctx context.Context, o owner, id string, deliveries int64) (ran int, err error) {
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	if deliveries > 1 {
+		release := r.sub.flight.hold()
+		defer release()
+		r.sub.flight.settle(ctx, r.sub.redis.cfg.Lease)
+	}
+	events, err := r.take(ctx, o, []string{id})
+	if err != nil || len(events) == 0 {
+		return 0, err
+	}
+	if !r.sub.fly(r.lane, events) {
+		return 0, ctx.Err()
+	}
+	select {
+	case <-r.done:
+		return 1, nil
+	case <-ctx.Done():
+		return 1, ctx.Err()
+	}
+}
+
+// take claims entries and decodes them. Those that are not o's any more are left out, those that are no longer in the
+// stream counted.
+func (r *recovery) take(ctx context.Context, o owner, ids []string) ([]delivery, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	s, who := r.sub, r.sub.who
+	self := who.is()
+	args := make([]any, 0, 5+len(ids))
+	args = append(args, s.group.name, self, who.token, o.name, o.idle.Milliseconds())
+	for _, id := range ids {
+		args = append(args, id)
+	}
+	reply, err := r.claim.Run(ctx, s.redis.client,
+		[]string{s.stream, who.keys.lease(self), who.keys.lease(o.name)}, args...).Slice()
+	if err != nil {
+		return nil, describe("EVALSHA", s.stream, err)
+	}
+	events, trimmed := make([]delivery, 0, len(reply)), 0
+	for _, item := range reply {
+		id, deliveries, fields, err := claimedEntry(item)
+		if err != nil {
+			return nil, err
+		}
+		if fields == nil {
+			trimmed++
+			continue
+		}
+		events = append(events, s.decode(id, fields, deliveries))
+	}
+	if trimmed > 0 {
+		s.redis.cfg.Observer.Trimmed(s.stream, s.group.name, trimmed)
+		s.log.Warn("pending entries had been trimmed from the stream and are lost", "entries", trimmed)
+	}
+	return events, nil
+}
+
+// claimedEntry reads one element of claimEntries' reply; fields is nil when the entry was deleted.
+func claimedEntry(item any) (id string, deliveries int64, fields map[string]any, err error) {
+	parts, _ := item.([]any)
+	if len(parts) > 0 {
+		id, _ = parts[0].(string)
+	}
+	if id == "" {
+		return "", 0, nil, fmt.Errorf("redis: claimed entry: unexpected reply %T", item)
+	}
+	if len(parts) < 3 {
+		return id, 0, nil, nil
+	}
+	deliveries, _ = parts[1].(int64)
+	pairs, _ := parts[2].([]any)
+	fields = make(map[string]any, len(pairs)/2)
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if name, ok := pairs[i].(string); ok {
+			fields[name] = pairs[i+1]
+		}
+	}
+	return id, deliveries, fields, nil
+}

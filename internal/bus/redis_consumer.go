@@ -1,0 +1,196 @@
+package bus
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// maxSlots bounds the search for a free consumer name.
+const maxSlots = 10_000
+
+// renewLease extends a lease that is still held. KEYS: lease. ARGV: token, lifetime in ms.
+const renewLease = `
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1`
+
+// endLease gives up a lease that is still held. KEYS: lease. ARGV: token.
+const endLease = `
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])`
+
+// dropConsumer deletes a consumer that is dead, idle and has nothing pending. Deleting a consumer drops its pending
+// entries, hence the check in the same step. KEYS: stream, lease, registry. ARGV: group, consumer, idle in ms.
+const dropConsumer = `
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+for _, c in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local info = {}
+  for i = 1, #c, 2 do info[c[i]] = c[i + 1] end
+  if info.name == ARGV[2] and info.pending == 0 and info.idle >= tonumber(ARGV[3]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+    redis.call('SREM', KEYS[3], ARGV[2])
+    return 1
+  end
+end
+return 0`
+
+// redisKeys are the keys a consumer group of ours has besides the stream. They are in the stream's hash slot.
+type redisKeys struct{ prefix, group string }
+
+func newRedisKeys(stream, group string) redisKeys {
+	prefix := stream
+	if open := strings.IndexByte(stream, '{'); open < 0 || strings.IndexByte(stream[open:], '}') < 2 {
+		prefix = "{" + stream + "}"
+	}
+	return redisKeys{prefix + ":pulseflow", group}
+}
+
+// lease is the key that exists as long as the consumer is alive. Its value is the token of its holder.
+func (k redisKeys) lease(consumer string) string {
+	return k.prefix + ":lease:" + k.group + ":" + consumer
+}
+
+// consumers is the key of the set of all consumers that keep a lease, dead ones included. A consumer that is not in it
+// belongs to another program.
+func (k redisKeys) consumers() string { return k.prefix + ":consumers:" + k.group }
+
+// consumer is a subscription's identity in its group: a name that no other live process has, as the lease on it
+// proves. The name is stable over restarts, so that a process finds what its last life left pending.
+type consumer struct {
+	client redis.UniversalClient
+	keys   redisKeys
+	log    *slog.Logger
+	given  string // the configured name; empty = the host's
+	ttl    time.Duration
+	token  string
+
+	renew, end *redis.Script
+
+	mu    sync.Mutex
+	name  string    // empty before the first claim
+	until time.Time // the lease lasts at least so long
+}
+
+func newConsumer(r *Redis, keys redisKeys, log *slog.Logger) *consumer {
+	return &consumer{
+		client: r.client, keys: keys, log: log, given: r.cfg.Consumer, ttl: r.cfg.Lease, token: rand.Text(),
+		renew: redis.NewScript(renewLease), end: redis.NewScript(endLease),
+	}
+}
+
+// slot returns the name of the nth slot, from 1.
+func (c *consumer) slot(n int) string {
+	switch {
+	case c.given != "" && n == 1:
+		return c.given
+	case c.given != "":
+		return c.given + "-" + strconv.Itoa(n)
+	}
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "localhost"
+	}
+	return host + "-" + strconv.Itoa(n)
+}
+
+// claim makes sure that the consumer has a name of its own: the one it has, if the lease on that is still its, or else
+// the first that is free. kept is false when a name was lost, even if it is the same that was claimed again.
+func (c *consumer) claim(ctx context.Context) (kept bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	had := c.name
+	if had != "" {
+		if kept, err = c.extend(ctx); kept || err != nil {
+			return kept, err
+		}
+		if ok, err := c.take(ctx, had); ok || err != nil {
+			return false, err
+		}
+	}
+	for n := 1; n <= maxSlots; n++ {
+		name := c.slot(n)
+		ok, err := c.take(ctx, name)
+		if err != nil {
+			return false, err
+		}
+		if ok {
+			if n > 1 && c.given != "" {
+				c.log.Warn("consumer name is taken by a live process, using another",
+					"wanted", c.given, "consumer", name)
+			}
+			return had == "", nil
+		}
+	}
+	return false, fmt.Errorf("redis: no free consumer name: %d are taken", maxSlots)
+}
+
+// take claims a name; false when somebody has it.
+func (c *consumer) take(ctx context.Context, name string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	from, key := time.Now(), c.keys.lease(name)
+	// Known as one of ours before it can read anything: see redisKeys.consumers.
+	if err := c.client.SAdd(ctx, c.keys.consumers(), name).Err(); err != nil {
+		return false, describe("SADD", c.keys.consumers(), err)
+	}
+	ok, err := c.client.SetNX(ctx, key, c.token, c.ttl).Result()
+	if err != nil {
+		return false, describe("SET", key, err)
+	}
+	if ok {
+		c.name, c.until = name, from.Add(c.ttl)
+	}
+	return ok, nil
+}
+
+// extend renews the lease; false when it is no longer held.
+func (c *consumer) extend(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	from, key := time.Now(), c.keys.lease(c.name)
+	ok, err := c.renew.Run(ctx, c.client, []string{key}, c.token, c.ttl.Milliseconds()).Bool()
+	if err != nil {
+		return false, describe("EVALSHA", key, err)
+	}
+	if ok {
+		c.until = from.Add(c.ttl)
+	} else {
+		c.until = time.Time{}
+	}
+	return ok, nil
+}
+
+// is returns the consumer's name.
+func (c *consumer) is() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.name
+}
+
+// alive reports whether the lease is certainly held now.
+func (c *consumer) alive() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Before(c.until)
+}
+
+// release gives up the name.
+func (c *consumer) release(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.name == "" {
+		return nil
+	}
+	key := c.keys.lease(c.name)
+	c.until = time.Time{}
+	return describe("EVALSHA", key, c.end.Run(ctx, c.client, []string{key}, c.token).Err())
+}

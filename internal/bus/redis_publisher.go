@@ -1,0 +1,219 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill-redisstream/pkg/redisstream"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/redis/go-redis/v9"
+)
+
+// publishTimeout bounds one write of a dead letter, whose message's own context does not count.
+const publishTimeout = 5 * time.Second
+
+// redisPublisher is watermill-redisstream's Publisher over a client that sends what several goroutines publish at the
+// same time together, so that they do not wait a round trip each.
+//
+// An entry is written at most once per Publish: no layer repeats an XADD whose answer did not come. Such a Publish
+// returns an error although the entry may have been written, and whoever publishes again may write it twice. Dead
+// letters that are written twice have the same original_id.
+type redisPublisher struct {
+	inner  *redisstream.Publisher
+	writer *entryWriter
+}
+
+var _ message.Publisher = (*redisPublisher)(nil)
+
+func newRedisPublisher(r *Redis) (*redisPublisher, error) {
+	pipeline, err := r.client.AsyncAutoPipelineWithOptions(pipelineOptions())
+	if err != nil {
+		return nil, fmt.Errorf("pipeline: %w", err)
+	}
+	w := &entryWriter{
+		UniversalClient: pipeline, direct: r.client, log: r.log,
+		maxLen: r.cfg.MaxLen, deadMaxLen: r.cfg.DeadLetterMaxLen,
+		dead: map[string]struct{}{}, looked: map[string]time.Time{},
+	}
+	inner, err := redisstream.NewPublisher(
+		redisstream.PublisherConfig{Client: w, Marshaller: entryMarshaller{}}, watermill.NopLogger{},
+	)
+	if err != nil {
+		return nil, errors.Join(err, pipeline.Close())
+	}
+	return &redisPublisher{inner: inner, writer: w}, nil
+}
+
+// pipelineOptions make one batch at a time, in the order of publishing, of all that was published during the last one.
+// Left to itself, the pipeline also waits before each batch for as many commands as have lately come together, up to
+// 2 ms. Any delay of one's own turns that off, and the shortest there is costs nothing.
+func pipelineOptions() *redis.AutoPipelineOptions {
+	opts := redis.DefaultAutoPipelineOptions()
+	opts.MaxFlushDelay = time.Nanosecond
+	return opts
+}
+
+// Publish writes each message as one entry of the stream topic: every metadata pair is a field, and the field data is
+// the payload, left out when that is nil. It returns when Redis has the entries, or with the first error.
+func (p *redisPublisher) Publish(topic string, messages ...*message.Message) error {
+	if err := p.inner.Publish(topic, messages...); err != nil {
+		return fmt.Errorf("publish to %s: %w", topic, err)
+	}
+	return nil
+}
+
+// Enqueue takes a message for the stream topic, to be written after all that were taken before it, and returns at once.
+// wait returns when Redis has the entry, or with the error; it may be called once.
+func (p *redisPublisher) Enqueue(topic string, msg *message.Message) (wait func() error) {
+	fields, err := entryFields(msg.Payload, msg.Metadata)
+	if err != nil {
+		return func() error { return fmt.Errorf("publish to %s: %w", topic, err) }
+	}
+	ctx := msg.Context()
+	cmd, maxLen := p.writer.submit(ctx, &redis.XAddArgs{Stream: topic, Values: fields})
+	return func() error {
+		if err := p.writer.await(ctx, cmd, topic, maxLen); err != nil {
+			return fmt.Errorf("publish to %s: %w", topic, err)
+		}
+		return nil
+	}
+}
+
+// Close does nothing: the publisher is shared, and a router closes each handler's publisher before the events in
+// flight are done.
+func (p *redisPublisher) Close() error { return nil }
+
+func (p *redisPublisher) retain(stream string) { p.writer.retain(stream) }
+
+func (p *redisPublisher) shut() error { return p.writer.Close() }
+
+// entryMarshaller turns a message into the fields of an entry.
+type entryMarshaller struct{}
+
+var _ redisstream.Marshaller = entryMarshaller{}
+
+func (entryMarshaller) Marshal(_ string, msg *message.Message) (map[string]any, error) {
+	return entryFields(msg.Payload, msg.Metadata)
+}
+
+func entryFields(data []byte, meta map[string]string) (map[string]any, error) {
+	fields := make(map[string]any, len(meta)+1)
+	for name, value := range meta {
+		fields[name] = value
+	}
+	if data != nil {
+		fields[fieldData] = data
+	}
+	if len(fields) == 0 {
+		return nil, errors.New("message has neither payload nor metadata")
+	}
+	return fields, nil
+}
+
+// entryWriter is a client whose XADDs are pipelined, trimmed to their stream's length, and have their fields in a
+// constant order: sorted, data last.
+type entryWriter struct {
+	redis.UniversalClient // the pipeline
+	direct                redis.UniversalClient
+	log                   *slog.Logger
+
+	maxLen, deadMaxLen int64
+
+	mu     sync.Mutex
+	dead   map[string]struct{}  // streams of dead letters
+	looked map[string]time.Time // when a stream's groups were last looked at
+}
+
+// XAdd writes an entry.
+func (w *entryWriter) XAdd(ctx context.Context, a *redis.XAddArgs) *redis.StringCmd {
+	if w.isDead(a.Stream) {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
+		defer cancel()
+	}
+	cmd, maxLen := w.submit(ctx, a)
+	if err := w.await(ctx, cmd, a.Stream, maxLen); err != nil {
+		cmd.SetErr(err)
+	}
+	return cmd
+}
+
+// submit puts an entry into the pipeline, which sends a command on its own context: the caller's counts only until
+// then. It returns the length its stream is kept at, 0 when that is unlimited.
+func (w *entryWriter) submit(ctx context.Context, a *redis.XAddArgs) (cmd *redis.StringCmd, maxLen int64) {
+	if err := ctx.Err(); err != nil {
+		cmd = redis.NewStringCmd(ctx)
+		cmd.SetErr(err)
+		return cmd, 0
+	}
+	add := *a
+	add.MaxLen, add.Approx = max(w.maxLen, 0), true
+	if w.isDead(a.Stream) {
+		add.MaxLen = max(w.deadMaxLen, 0)
+	}
+	if fields, ok := a.Values.(map[string]any); ok {
+		add.Values = orderedFields(fields)
+	}
+	return w.UniversalClient.XAdd(ctx, &add), add.MaxLen
+}
+
+// await returns when the entry is written, or with the error.
+func (w *entryWriter) await(ctx context.Context, cmd *redis.StringCmd, stream string, maxLen int64) error {
+	if err := cmd.Err(); err != nil {
+		return describe("XADD", stream, err)
+	}
+	if maxLen > 0 {
+		w.warnOfLoss(ctx, stream, maxLen)
+	}
+	return nil
+}
+
+// orderedFields returns names and values in the order they are written.
+func orderedFields(fields map[string]any) []any {
+	names := make([]string, 0, len(fields))
+	for name := range fields {
+		if name != fieldData {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	values := make([]any, 0, 2*len(fields))
+	for _, name := range names {
+		values = append(values, name, fields[name])
+	}
+	if data, ok := fields[fieldData]; ok {
+		values = append(values, fieldData, data)
+	}
+	return values
+}
+
+func (w *entryWriter) retain(stream string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.dead[stream] = struct{}{}
+}
+
+func (w *entryWriter) isDead(stream string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.dead[stream]
+	return ok
+}
+
+// deadLetters returns the streams of dead letters.
+func (w *entryWriter) deadLetters() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	streams := make([]string, 0, len(w.dead))
+	for stream := range w.dead {
+		streams = append(streams, stream)
+	}
+	slices.Sort(streams)
+	return streams
+}

@@ -1,0 +1,147 @@
+package bus
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// read takes entries until the subscription ends. Whatever goes wrong, it attaches again, for ever.
+func (s *subscription) read() {
+	ctx := s.live
+	var retry backoff
+	for ctx.Err() == nil {
+		err := s.attach(ctx)
+		if err == nil {
+			s.works()
+			retry.reset()
+			if err = s.readOwn(ctx); err == nil {
+				err = s.readNew(ctx)
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, errLeaseLost) || redis.HasErrorPrefix(err, "NOLEASE") || isNoGroup(err) {
+			// Mended by attaching again, at once. The backoff keeps it from spinning.
+			if !retry.wait(ctx, retryFirst) {
+				return
+			}
+			continue
+		}
+		s.fails(err)
+		if !retry.wait(ctx, longestWait(err)) {
+			return
+		}
+	}
+}
+
+// attach makes sure of what a reader needs: the permissions, the group, a name in it.
+func (s *subscription) attach(ctx context.Context) error {
+	err := s.group.ensure(ctx)
+	if err != nil && !redis.HasErrorPrefix(err, "NOPERM") {
+		return err
+	}
+	// One look names everything that is not permitted, not only what failed first.
+	trim := s.redis.cfg.Trim == TrimAcked
+	if lacks := s.group.check(ctx, s.redis.publish.writer.deadLetters(), trim); lacks != nil {
+		return lacks
+	}
+	if err != nil {
+		return err
+	}
+	return s.identify(ctx)
+}
+
+// identify makes sure that the consumer has a name of its own.
+func (s *subscription) identify(ctx context.Context) error {
+	kept, err := s.who.claim(ctx)
+	if err == nil && !kept {
+		s.log.Warn("consumer lease was lost, so entries in flight may run elsewhere too", "consumer", s.who.is())
+	}
+	return err
+}
+
+// readOwn runs what the consumer has pending from an earlier life, or from a reply that never arrived, and waits for
+// that, so that it comes before what is new. Some of it may take long, so it waits for MaxIdle at most; the rest goes on
+// beside what is new.
+func (s *subscription) readOwn(ctx context.Context) error {
+	select {
+	case s.owning <- struct{}{}:
+	default:
+		return nil // the last one is still at it
+	}
+	result := make(chan error, 1)
+	s.work.Go(func() {
+		result <- s.recovery.run(ctx, owner{name: s.who.is(), own: true})
+		<-s.owning
+	})
+	patience := time.NewTimer(s.redis.cfg.MaxIdle)
+	defer patience.Stop()
+	select {
+	case err := <-result:
+		return err
+	case <-patience.C:
+		return nil
+	}
+}
+
+// readNew takes new entries, batch by batch, until something goes wrong.
+func (s *subscription) readNew(ctx context.Context) error {
+	cfg := s.redis.cfg
+	for {
+		n := s.flight.room(ctx, cfg.Batch)
+		if n == 0 {
+			return ctx.Err()
+		}
+		if !s.who.alive() {
+			return errLeaseLost
+		}
+		events, err := s.readBatch(ctx, n)
+		if err != nil {
+			return err
+		}
+		if len(events) > 0 {
+			cfg.Observer.Read(s.stream, s.group.name, len(events))
+			s.dispatch(events)
+		}
+	}
+}
+
+// readBatch waits for new entries and decodes them; none when there are none for a while.
+func (s *subscription) readBatch(ctx context.Context, n int) ([]delivery, error) {
+	block := s.redis.cfg.Block.Truncate(time.Millisecond)
+	// The deadline is what notices a server that hangs.
+	ctx, cancel := context.WithTimeout(ctx, block+readGrace)
+	defer cancel()
+	s.buffer.reset()
+	err := s.reads.Process(ctx, redis.NewRawWriteToCmd(ctx, &s.buffer,
+		"xreadgroup", "group", s.group.name, s.who.is(), "count", n, "block", block.Milliseconds(),
+		"streams", s.stream, ">"))
+	if err != nil {
+		return nil, describe("XREADGROUP", s.stream, err)
+	}
+	events := make([]delivery, 0, n)
+	err = readEntries(s.buffer.Bytes(), func(e *replyEntry) {
+		events = append(events, s.decodeReply(e))
+	})
+	return events, describe("XREADGROUP", s.stream, err)
+}
+
+// decodeReply makes the event of a new entry. Its bytes are copied, not to keep a whole reply for one event.
+func (s *subscription) decodeReply(e *replyEntry) delivery {
+	id := string(e.id)
+	if len(e.pairs) == 2 && string(e.pairs[0]) == fieldData {
+		ev := s.decoder.Decode(id, bytes.Clone(e.pairs[1]))
+		ev.Deliveries = 1
+		return delivery{event: ev}
+	}
+	fields := make(map[string]any, len(e.pairs)/2)
+	for i := 0; i < len(e.pairs); i += 2 {
+		fields[string(e.pairs[i])] = string(e.pairs[i+1])
+	}
+	return s.decode(id, fields, 1)
+}
