@@ -1,0 +1,138 @@
+package router
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
+
+	"github.com/mjdevaccount/pulseflow/stages"
+)
+
+// poisonReasonKey is where the poison queue puts an error's text.
+const poisonReasonKey = middleware.ReasonForPoisonedKey
+
+// closeGrace is how long a Watermill router is waited for after its subscriber has
+// drained: only handlers that ignore their cancelled context are left by then.
+const closeGrace = time.Second
+
+// flow is one flow of a plan: a subscriber and the Watermill router it drives.
+type flow struct {
+	plan      FlowPlan
+	clock     stages.Clock
+	log       *slog.Logger
+	watch     FlowObserver
+	publisher message.Publisher
+	transport Transport
+
+	sub     message.Subscriber
+	router  *message.Router
+	workers *workers
+	done    chan struct{} // closed when the Watermill router has ended
+
+	stopped context.Context // ended when the flow begins to stop
+	stop    context.CancelFunc
+	counts  counts
+	lost    atomic.Int64 // events a drain left unhandled, with no one to deliver them again
+}
+
+// counts are a flow's totals since it started.
+type counts struct{ outcomes [3]atomic.Int64 }
+
+func (c *counts) settled(o stages.Outcome) { c.outcomes[o].Add(1) }
+
+func buildFlow(plan FlowPlan, deps Deps) (*flow, error) {
+	f := &flow{
+		plan: plan, clock: deps.Clock, watch: deps.Observe(plan.Name, plan.Topic),
+		publisher: deps.Transport.Publisher(), transport: deps.Transport, done: make(chan struct{}), workers: newWorkers(),
+		log: deps.Logger.With("flow", plan.Name, "stream", plan.Topic),
+	}
+	built, err := stages.Build(plan.Stages, stages.Deps{
+		Flow: plan.Name, Clock: deps.Clock, Rates: deps.Rates, Publisher: f.publisher,
+		Observer: deps.Observer, Logger: f.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	poisonQueue, err := middleware.PoisonQueueWithFilter(deadLetters{f}, plan.DeadLetterKey, f.poison)
+	if err != nil {
+		return nil, fmt.Errorf("flow %q: poison queue: %w", plan.Name, err)
+	}
+	logger := watermillLogger{f.log}
+	f.router, err = message.NewRouter(message.RouterConfig{CloseTimeout: closeGrace}, logger)
+	if err != nil {
+		return nil, fmt.Errorf("flow %q: router: %w", plan.Name, err)
+	}
+	deps.Transport.RetainDeadLetters(plan.DeadLetterKey)
+	f.sub, err = deps.Transport.Subscriber(plan.StreamKey, plan.Group, plan.Start, plan.Lanes)
+	if err != nil {
+		return nil, fmt.Errorf("flow %q: subscribe %s: %w", plan.Name, plan.StreamKey, err)
+	}
+	f.router.AddMiddleware(f.workers.middleware, f.observe, poisonQueue, markKind, f.retry, f.recoverPanics, f.refuseUndecodable)
+	f.router.AddMiddleware(stages.Middlewares(built)...)
+	f.router.AddConsumerHandler(plan.Name, plan.StreamKey, f.sub, func(*message.Message) error { return nil })
+	f.stopped, f.stop = context.WithCancel(context.Background())
+	return f, nil
+}
+
+// markKind keeps the kind of a failure for the dead letter: the poison queue hands
+// on its text only.
+func markKind(next message.HandlerFunc) message.HandlerFunc {
+	return func(msg *message.Message) ([]*message.Message, error) {
+		out, err := next(msg)
+		if err != nil {
+			stages.From(msg.Context()).ErrorKind = stages.ErrorKind(err)
+		}
+		return out, err
+	}
+}
+
+// start runs the Watermill router and returns once it has subscribed.
+func (f *flow) start() error {
+	failed := make(chan error, 1)
+	go func() {
+		defer close(f.done)
+		// Not the caller's context: the subscriber drains first, and a router whose
+		// context ends cancels what is in flight.
+		failed <- f.router.Run(context.Background())
+	}()
+	select {
+	case <-f.router.Running():
+		return nil
+	case err := <-failed:
+		return fmt.Errorf("flow %q: %w", f.plan.Name, err)
+	}
+}
+
+func (f *flow) stopping() bool { return f.stopped.Err() != nil }
+
+// drain stops the flow: no more reading, what is in flight is finished within the
+// transport's drain timeout, acknowledgements are flushed. It returns how many
+// events were lost with it, which is zero on a transport that delivers again.
+func (f *flow) drain() (lost int, err error) {
+	f.stop()
+	err = f.sub.Close()
+	if u, ok := f.sub.(unhandled); ok {
+		lost = u.Unhandled()
+	}
+	if closeErr := f.router.Close(); err == nil && closeErr != nil {
+		err = closeErr
+	}
+	select {
+	case <-f.done:
+	case <-time.After(closeGrace):
+	}
+	f.workers.close()
+	return lost, err
+}
+
+// discard closes a flow that was built and never run.
+func (f *flow) discard() error {
+	f.stop()
+	f.workers.close()
+	return f.sub.Close()
+}

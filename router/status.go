@@ -1,0 +1,70 @@
+package router
+
+import "github.com/mjdevaccount/pulseflow/stages"
+
+// The states of a flow.
+const (
+	StateRunning  = "running"
+	StateDegraded = "degraded"
+	StateDisabled = "disabled"
+	StateStopping = "stopping"
+)
+
+// FlowStatus tells what a flow is and how it fares.
+type FlowStatus struct {
+	Name       string   `json:"name"`
+	State      string   `json:"state"`
+	Reason     string   `json:"reason,omitempty"`
+	Stream     string   `json:"stream"`
+	StreamKey  string   `json:"stream_key"`
+	Group      string   `json:"group"`
+	Stages     []string `json:"stages"`
+	DeadLetter string   `json:"dead_letter"`
+	// Success, Duplicate and Error count events settled since the start; Lost those
+	// that a drain left unhandled on a bus that cannot deliver them again.
+	Success   int64 `json:"success"`
+	Duplicate int64 `json:"duplicate"`
+	Error     int64 `json:"error"`
+	Lost      int64 `json:"lost"`
+}
+
+// Status lists the flows of the plan, in its order.
+func (r *Router) Status() []FlowStatus {
+	r.mu.Lock()
+	state := r.state
+	r.mu.Unlock()
+	down := r.transport.Up()
+	running := make(map[string]*flow, len(r.flows))
+	for _, f := range r.flows {
+		running[f.plan.Name] = f
+	}
+	list := make([]FlowStatus, 0, len(r.plan.Flows))
+	for _, p := range r.plan.Flows {
+		s := FlowStatus{
+			Name: p.Name, State: StateRunning, Stream: p.Topic, StreamKey: p.StreamKey,
+			Group: p.Group, DeadLetter: p.DeadLetterKey,
+		}
+		for _, st := range p.Stages {
+			s.Stages = append(s.Stages, st.Kind)
+		}
+		f := running[p.Name]
+		if f != nil {
+			s.Success = f.counts.outcomes[stages.OutcomeSuccess].Load()
+			s.Error = f.counts.outcomes[stages.OutcomeError].Load()
+			s.Duplicate = f.counts.outcomes[stages.OutcomeDuplicate].Load()
+			s.Lost = f.lost.Load()
+		}
+		switch {
+		case f == nil:
+			s.State, s.Reason = StateDisabled, p.Disabled
+		case state >= stateStopping:
+			s.State = StateStopping
+		case state == stateBuilt:
+			s.State, s.Reason = StateDegraded, "starting"
+		case down != nil:
+			s.State, s.Reason = StateDegraded, down.Error()
+		}
+		list = append(list, s)
+	}
+	return list
+}
