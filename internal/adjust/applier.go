@@ -1,0 +1,89 @@
+package adjust
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/mjdevaccount/pulseflow/event"
+	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/internal/rate"
+	"github.com/mjdevaccount/pulseflow/stages"
+)
+
+// Applier is the rate coordinator as the stages, the metrics and the admin
+// listener see it.
+type Applier struct {
+	coordinator *rate.Coordinator
+	log         *slog.Logger
+	lines       *lineBudget
+}
+
+var _ stages.RateApplier = (*Applier)(nil)
+
+// New returns an Applier of the declared providers, nil when there is none. Each
+// adjustment is logged at info level, as far as a reader could follow. The error
+// names every provider that is declared wrongly.
+func New(providers []flows.Provider, log *slog.Logger) (*Applier, error) {
+	if len(providers) == 0 {
+		return nil, nil
+	}
+	var cfg rate.Config
+	for _, p := range providers {
+		cfg.Providers = append(cfg.Providers, rate.ProviderConfig{
+			Name: p.Name, Rate: p.Rate, Burst: p.Burst, MinRate: p.MinRate,
+		})
+	}
+	c, err := rate.NewCoordinator(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Applier{coordinator: c, log: log, lines: newLineBudget(time.Now)}, nil
+}
+
+// Apply implements stages.RateApplier.
+func (a *Applier) Apply(ctx context.Context, adj stages.Adjustment) (stages.RateState, error) {
+	result, err := a.coordinator.Apply(rate.Adjustment{
+		Provider: adj.Provider, Coordinator: adj.Coordinator, Level: rate.Level(adj.Level),
+		Policy: rate.Policy(adj.Policy), Time: event.At(adj.Time),
+	})
+	switch {
+	case errors.Is(err, rate.ErrFuture):
+		return stages.RateState{}, stages.PermanentKind(stages.KindSkew, err)
+	case err != nil:
+		return stages.RateState{}, stages.Permanent(err)
+	}
+	s := result.State
+	if skipped, ok := a.lines.take(); ok {
+		a.logApplied(ctx, adj, result, skipped)
+	}
+	return stages.RateState{Scale: s.Scale, Level: event.Level(s.Level), Stale: result.Stale}, nil
+}
+
+// logApplied tells of one adjustment: what was asked, and what stands now.
+func (a *Applier) logApplied(ctx context.Context, adj stages.Adjustment, result rate.Result, skipped int) {
+	attrs := []any{
+		"provider", adj.Provider, "asked", adj.Level.String(), "level", result.State.Level.String(),
+		"scale", result.State.Scale, "tokens_per_second", result.State.EffectiveRate,
+	}
+	if d := stages.From(ctx); d != nil {
+		attrs = append(attrs, "event_id", d.Event.ID)
+	}
+	if result.Stale {
+		attrs = append(attrs, "stale", true)
+	}
+	if skipped > 0 {
+		attrs = append(attrs, "lines_skipped", skipped)
+	}
+	a.log.Info("rate adjustment applied", attrs...)
+}
+
+// RateState implements stages.RateApplier.
+func (a *Applier) RateState(provider string) (stages.RateState, error) {
+	s, err := a.coordinator.State(provider)
+	if err != nil {
+		return stages.RateState{}, stages.Permanent(err)
+	}
+	return stages.RateState{Scale: s.Scale, Level: event.Level(s.Level)}, nil
+}

@@ -1,0 +1,71 @@
+package adjust
+
+import (
+	"time"
+
+	"github.com/mjdevaccount/pulseflow/internal/telemetry"
+)
+
+// Gauges are the states as the metrics show them.
+func (a *Applier) Gauges() []telemetry.ProviderState {
+	states := a.coordinator.States()
+	list := make([]telemetry.ProviderState, len(states))
+	for i, s := range states {
+		list[i] = telemetry.ProviderState{
+			Provider: s.Provider, Scale: s.Scale, Level: int(s.Level), EffectiveRate: s.EffectiveRate,
+			Tokens: s.Tokens, Waiters: s.Waiters, Granted: s.Granted, Denied: s.Denied, LevelAge: s.Age.Seconds(),
+		}
+	}
+	return list
+}
+
+// ProviderStatus is a provider on the /rates page.
+type ProviderStatus struct {
+	Provider string  `json:"provider"`
+	Level    string  `json:"level"`
+	Scale    float64 `json:"scale"`
+	// EffectiveRate is in tokens a second, Tokens what the bucket holds.
+	EffectiveRate float64 `json:"effective_rate"`
+	Tokens        float64 `json:"tokens"`
+	Waiters       int     `json:"waiters"`
+	Granted       uint64  `json:"granted"`
+	Denied        uint64  `json:"denied"`
+	Stale         uint64  `json:"stale"`
+	// Since is the time of the event that holds the level, absent before the first;
+	// AgeSeconds its age.
+	Since        *time.Time          `json:"since,omitempty"`
+	AgeSeconds   float64             `json:"age_seconds"`
+	Coordinators []CoordinatorStatus `json:"coordinators"`
+}
+
+// CoordinatorStatus is what one coordinator last said.
+type CoordinatorStatus struct {
+	Coordinator string    `json:"coordinator"`
+	Level       string    `json:"level"`
+	Time        time.Time `json:"time"`
+	AgeSeconds  float64   `json:"age_seconds"`
+}
+
+// Status is the state of every provider, in the order of the file.
+func (a *Applier) Status() []ProviderStatus {
+	states := a.coordinator.States()
+	list := make([]ProviderStatus, len(states))
+	for i, s := range states {
+		list[i] = ProviderStatus{
+			Provider: s.Provider, Level: s.Level.String(), Scale: s.Scale, EffectiveRate: s.EffectiveRate,
+			Tokens: s.Tokens, Waiters: s.Waiters, Granted: s.Granted, Denied: s.Denied, Stale: s.Stale,
+			AgeSeconds: s.Age.Seconds(), Coordinators: []CoordinatorStatus{},
+		}
+		if !s.Since.IsZero() {
+			list[i].Since = &states[i].Since
+		}
+		// The provider is one of the coordinator's own: it is known.
+		held, _ := a.coordinator.Coordinators(s.Provider)
+		for _, c := range held {
+			list[i].Coordinators = append(list[i].Coordinators, CoordinatorStatus{
+				Coordinator: c.Coordinator, Level: c.Level.String(), Time: c.Time, AgeSeconds: c.Age.Seconds(),
+			})
+		}
+	}
+	return list
+}

@@ -1,0 +1,15 @@
+// Package admin is the service's HTTP listener: what operators look at, and the
+// door through which events come in by HTTP.
+//
+//	GET  /metrics          Prometheus metrics
+//	GET  /healthz          the process is up
+//	GET  /readyz           the flows are up; JSON, with the reasons when not
+//	GET  /flows            flows, their state and totals
+//	GET  /rates            providers, their rates and levels
+//	POST /ingest/{stream}  put an event on a stream
+//	GET  /dlq              the newest dead letters of each flow
+//	DELETE /dlq/{flow}/{id}  remove a dead letter
+//
+// It shows what it is given in Sources and knows none of the packages behind it. A
+// new page is a method of Server in a file of its own and a line in routes.
+package admin

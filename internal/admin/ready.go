@@ -1,0 +1,35 @@
+package admin
+
+import "net/http"
+
+// The states of the service, as /readyz names them.
+const (
+	Ready    = "ready"
+	Starting = "starting"
+	Degraded = "degraded"
+	Disabled = "disabled"
+	Stopping = "stopping"
+)
+
+// Readiness is how the service is.
+type Readiness struct {
+	// Status is one of the states above.
+	Status string `json:"status"`
+	// Reasons say why it is not ready, one a cause.
+	Reasons []string `json:"reasons,omitempty"`
+}
+
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
+	s.reply(w, http.StatusOK, map[string]string{"status": "ok"})
+}
+
+// readyz answers 200 when the service does what its configuration asks for, which
+// includes doing nothing, and 503 otherwise.
+func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
+	r := s.sources.Ready()
+	status := http.StatusServiceUnavailable
+	if r.Status == Ready || r.Status == Disabled {
+		status = http.StatusOK
+	}
+	s.reply(w, status, r)
+}

@@ -1,0 +1,200 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Timeouts and limits of the listener that are not configuration.
+const (
+	headerTimeout  = 5 * time.Second
+	writeTimeout   = 30 * time.Second
+	idleTimeout    = 60 * time.Second
+	maxHeaderBytes = 16 << 10
+)
+
+// Config is how the listener behaves.
+type Config struct {
+	// Listen is host:port; port 0 picks a free one. Required.
+	Listen string
+	// Token, when not empty, is what POST /ingest must carry: as a bearer token, or
+	// as the password of HTTP basic authentication.
+	Token string
+	// OperatorToken, when not empty, is what every other change must carry, in the
+	// same ways. When it is empty Token is.
+	OperatorToken string
+	// AllowPublicIngest permits a listener beyond loopback without a token.
+	AllowPublicIngest bool
+	// MaxBody is the largest event accepted, in bytes. Zero is 1 MiB.
+	MaxBody int64
+	// ReadTimeout bounds reading one request, header and body. Zero is 10 s.
+	ReadTimeout time.Duration
+}
+
+// ErrPublicIngest is returned for a listener that would accept events from other
+// machines without a token.
+var ErrPublicIngest = errors.New("refusing to accept events from other machines without a token")
+
+// Validate reports what makes the configuration unusable. It wraps ErrPublicIngest
+// where that is the reason.
+func (c Config) Validate() error {
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf("listen address %q: must be host:port", c.Listen)
+	}
+	if !loopback(host) && c.Token == "" && !c.AllowPublicIngest {
+		return fmt.Errorf("listen address %q: %w: set PUBLISHER_TOKEN, listen on 127.0.0.1, or set "+
+			"admin.allow_public_ingest: true", c.Listen, ErrPublicIngest)
+	}
+	return nil
+}
+
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// Sources are what the pages show. All are required but Rates.
+type Sources struct {
+	// Gatherer holds the metrics.
+	Gatherer prometheus.Gatherer
+	// Ready tells how the service is.
+	Ready func() Readiness
+	// Flows and Rates return values that encode as JSON. A nil Rates shows none.
+	Flows func() any
+	Rates func() any
+	// DeadLetters returns the newest n dead letters of each flow, newest first; of
+	// one flow only, when its name is not empty.
+	DeadLetters func(ctx context.Context, flow string, n int) ([]FlowDeadLetters, error)
+	// RemoveDeadLetter removes one dead letter of a flow; an error says that it is
+	// not there.
+	RemoveDeadLetter func(ctx context.Context, flow, id string) error
+	// Ingest puts data on the stream of a topic and returns its id. It returns
+	// ErrUnknownStream or ErrUnavailable, wrapped, where those are the reason.
+	Ingest func(ctx context.Context, e Entry) (id string, err error)
+}
+
+// Server is the listener.
+type Server struct {
+	config  Config
+	sources Sources
+	log     *slog.Logger
+	http    *http.Server
+	ln      net.Listener
+}
+
+// New binds the listener; Serve serves it. An error says why the configuration or
+// the address cannot be used.
+func New(config Config, sources Sources, log *slog.Logger) (*Server, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	if config.MaxBody == 0 {
+		config.MaxBody = 1 << 20
+	}
+	if config.ReadTimeout == 0 {
+		config.ReadTimeout = 10 * time.Second
+	}
+	ln, err := net.Listen("tcp", config.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("admin listener: %w", err)
+	}
+	s := &Server{config: config, sources: sources, log: log, ln: ln}
+	s.http = &http.Server{
+		Handler:           s.routes(),
+		ReadHeaderTimeout: min(headerTimeout, config.ReadTimeout),
+		ReadTimeout:       config.ReadTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return s, nil
+}
+
+// Addr is the address bound.
+func (s *Server) Addr() string { return s.ln.Addr().String() }
+
+// local reports whether only this machine can reach the listener.
+func (s *Server) local() bool {
+	host, _, err := net.SplitHostPort(s.config.Listen)
+	return err == nil && loopback(host)
+}
+
+// Serve serves until Close or Shutdown; it returns nil then.
+func (s *Server) Serve() error {
+	if err := s.http.Serve(s.ln); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("admin listener: %w", err)
+	}
+	return nil
+}
+
+// Shutdown stops accepting and waits for the requests in progress until ctx ends.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		return errors.Join(err, s.http.Close())
+	}
+	return nil
+}
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", s.index)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.sources.Gatherer, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", s.healthz)
+	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.HandleFunc("GET /flows", func(w http.ResponseWriter, _ *http.Request) {
+		s.reply(w, http.StatusOK, map[string]any{"flows": s.sources.Flows()})
+	})
+	mux.HandleFunc("GET /rates", s.rates)
+	mux.HandleFunc("GET /dlq", s.deadLetters)
+	mux.HandleFunc("DELETE /dlq/{flow}/{id}", s.removeDeadLetter)
+	mux.HandleFunc("POST /ingest/{stream}", s.ingest)
+	// A page in a browser on this machine must not be able to post events here.
+	return http.NewCrossOriginProtection().Handler(mux)
+}
+
+func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = fmt.Fprint(w, "pulseflow\n\nGET  /metrics\nGET  /healthz\nGET  /readyz\nGET  /flows\nGET  /rates\n"+
+		"GET  /dlq?flow=NAME&limit=N\nDELETE /dlq/{flow}/{id}\nPOST /ingest/{stream}\n")
+}
+
+func (s *Server) rates(w http.ResponseWriter, _ *http.Request) {
+	var rates any = []struct{}{}
+	if s.sources.Rates != nil {
+		rates = s.sources.Rates()
+	}
+	s.reply(w, http.StatusOK, map[string]any{"rates": rates})
+}
+
+// reply writes v as JSON. The client may be gone: there is no one to tell then.
+func (s *Server) reply(w http.ResponseWriter, status int, v any) {
+	body, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		s.log.Error("admin page not encoded", "err", err)
+		http.Error(w, "internal error", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n'))
+}
+
+func (s *Server) fail(w http.ResponseWriter, status int, message string) {
+	s.reply(w, status, map[string]string{"error": message})
+}
