@@ -1,0 +1,71 @@
+# Targets are listed by `make help`.
+SHELL   := /bin/sh
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS := -s -w $(if $(VERSION),-X main.version=$(VERSION))
+FEED    ?= event/testdata/feedback.jsonl
+
+LINT_VERSION := v2.15.0
+LINT         := bin/golangci-lint-$(LINT_VERSION)
+
+# The race detector needs a C compiler; without one the tests run all the same.
+RACE := $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
+
+# Seconds for each fuzz target.
+FUZZTIME ?= 30s
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test check lint vet fmt generate generated fuzz bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: build ## Run the shipped flow on the in-memory bus with recorded events, until Ctrl-C
+	@exec bin/pulseflow run --config flows.yaml --backend inmem --feed $(FEED)
+
+build: ## Build bin/pulseflow
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/pulseflow ./cmd/pulseflow
+
+test: ## Run all tests; the Redis part finds or installs a redis-server
+	@GO='$(GO)' RACE='$(RACE)' .ci/test $(TESTFLAGS)
+
+check: lint vet build generated ## Lint, vet, build, and see that generated files are up to date
+
+lint: $(LINT) ## Run the linters
+	$(LINT) run ./...
+
+vet: ## Run go vet
+	$(GO) vet ./...
+
+fmt: $(LINT) ## Format the code
+	$(LINT) fmt ./...
+
+generate: build ## Write the generated files anew
+	bin/pulseflow stages --markdown > docs/stages.md
+	bin/pulseflow config --keys > docs/flows.md
+	cp flows/default.yaml flows.yaml
+
+generated: build ## Fail when a generated file is out of date
+	@bin/pulseflow stages --markdown | diff -u docs/stages.md - || { echo 'docs/stages.md: run make generate'; exit 1; }
+	@bin/pulseflow config --keys | diff -u docs/flows.md - || { echo 'docs/flows.md: run make generate'; exit 1; }
+	@diff -u flows/default.yaml flows.yaml || { echo 'flows.yaml: run make generate'; exit 1; }
+	@$(GO) mod tidy -diff || { echo 'go.mod: run go mod tidy'; exit 1; }
+
+fuzz: ## Run every fuzz target for FUZZTIME each
+	@for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	  done; \
+	done
+
+bench: build ## Measure the full chain beside the stock library and the raw limit
+	$(GO) run ./internal/bench
+
+clean: ## Remove what was built
+	rm -rf bin
+
+$(LINT):
+	@mkdir -p bin
+	GOBIN='$(CURDIR)/bin' $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	@mv bin/golangci-lint $(LINT)
