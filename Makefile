@@ -9,13 +9,13 @@ LINT_VERSION := v2.15.0
 LINT         := bin/golangci-lint-$(LINT_VERSION)
 
 # The race detector needs a C compiler; without one the tests run all the same.
-RACE := $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
+RACE := $(shell test "$$($(GO) env CGO_ENABLED)" = 1 && command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
 
 # Seconds for each fuzz target.
 FUZZTIME ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check lint vet fmt generate generated fuzz bench clean
+.PHONY: help run build test check lint vet fmt generate generated fuzz faults bench latency clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,8 +59,14 @@ fuzz: ## Run every fuzz target for FUZZTIME each
 	  done; \
 	done
 
+faults: ## Hurt consumers, servers and connections, and look for missing entries
+	PULSEFLOW_TEST_REDIS=required $(GO) test -tags faults -count=1 -timeout 30m -v ./internal/faults
+
 bench: build ## Measure the full chain beside the stock library and the raw limit
 	$(GO) run ./internal/bench
+
+latency: build ## Measure the time from XADD to the adjustment's announcement at offered rates
+	$(GO) run ./internal/bench -latency
 
 clean: ## Remove what was built
 	rm -rf bin

@@ -31,6 +31,28 @@ func (f *File) check(root *Node, d *Diagnostics) {
 		d.Warnf(root.Get("registry").Get("enabled").Pos(), CodeRegistryUnused,
 			"registry: this version uses no schema registry: events are validated by the schemas it has")
 	}
+	keys := map[string]*Flow{} // by topic
+	for i := range f.Flows {
+		w := &f.Flows[i]
+		if w.From.Stream == "" {
+			continue
+		}
+		first, ok := keys[w.From.Stream]
+		if !ok {
+			keys[w.From.Stream] = w
+			continue
+		}
+		if first.From.Key != w.From.Key {
+			d.Add(Diagnostic{
+				Pos: w.From.Pos,
+				Message: scoped(fmt.Sprintf("flow %q", w.Name), fmt.Sprintf(
+					"stream %q has key %q here and key %q in flow %q at %d:%d: one name must mean one stream, so give "+
+						"this one another name", w.From.Stream, w.From.Key, first.From.Key, first.Name,
+					first.From.Pos.Line, first.From.Pos.Column)),
+				Related: []Related{{Pos: first.From.Pos, Message: "the other key is here"}},
+			})
+		}
+	}
 	type reader struct{ key, group string }
 	readers := map[reader]*Flow{}
 	for i := range f.Flows {

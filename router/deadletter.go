@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -101,9 +102,11 @@ func (f *flow) publishDeadLetter(stream string, d *stages.Delivery, meta message
 // deadLetter makes the fields of a dead letter. poisoned is what Watermill's
 // poison queue says; its reason is the error's text.
 func (f *flow) deadLetter(d *stages.Delivery, poisoned message.Metadata) (message.Metadata, error) {
-	meta := make(message.Metadata, len(poisoned)+12)
-	for k, v := range poisoned {
-		meta[k] = v
+	meta := make(message.Metadata, len(poisonKeys)+12)
+	// Of the message's metadata only what the poison queue has set: the rest are the
+	// entry's other fields, whose names could be those of a dead letter.
+	for _, k := range poisonKeys {
+		meta[k] = poisoned.Get(k)
 	}
 	reason := truncated(poisoned.Get(poisonReasonKey))
 	meta[poisonReasonKey] = reason
@@ -133,5 +136,5 @@ func truncated(s string) string {
 	if len(s) <= maxReason {
 		return s
 	}
-	return s[:maxReason-3] + "..."
+	return strings.ToValidUTF8(s[:maxReason-3], "") + "..."
 }

@@ -253,25 +253,85 @@ func TestStopFinishesWhatIsInFlight(t *testing.T) {
 	})
 }
 
-// A handler that ignores everything cannot keep the router from ending.
+// Neither a handler that waits for the end of its context nor one that ignores it
+// keeps the router from ending.
 func TestStopGivesUpAfterTheTimeout(t *testing.T) {
+	for name, obeys := range map[string]bool{"obedient": true, "deaf": false} {
+		t.Run(name, func(t *testing.T) {
+			onBothBuses(t, func(t *testing.T, l *line) {
+				started, release := make(chan struct{}), make(chan struct{})
+				t.Cleanup(func() { close(release) })
+				r := start(t, l, standard, func(ctx context.Context, _ *stages.Delivery, _ stages.HandleConfig, _ stages.Deps) error {
+					close(started)
+					if obeys {
+						<-ctx.Done() // cancelled when the drain's time is over
+						return ctx.Err()
+					}
+					<-release
+					return nil
+				}, nil)
+				r.put("7-1", feedback("bars_1", "soft", 0))
+				<-started
+				r.cancel()
+				select {
+				case err := <-r.done:
+					r.done = nil
+					if err != nil {
+						t.Errorf("run: %v", err)
+					}
+				case <-time.After(patience):
+					t.Fatal("the router does not end")
+				}
+				if len(r.letters()) != 0 || r.count.of("success")+r.count.of("error") != 0 {
+					t.Errorf("counts %v, dead letters %v; want the event left alone", r.count.counts, r.letters())
+				}
+			})
+		})
+	}
+}
+
+// A failure of the bus itself does not use up the event's retries.
+type outage struct{ error }
+
+func (outage) Unavailable() bool { return true }
+
+func TestOutagesDoNotCountAsAttempts(t *testing.T) {
 	onBothBuses(t, func(t *testing.T, l *line) {
-		started := make(chan struct{})
-		r := start(t, l, standard, func(ctx context.Context, _ *stages.Delivery, _ stages.HandleConfig, _ stages.Deps) error {
-			close(started)
-			<-ctx.Done() // cancelled when the drain's time is over
-			return ctx.Err()
+		var runs atomic.Int64
+		r := start(t, l, standard, func(context.Context, *stages.Delivery, stages.HandleConfig, stages.Deps) error {
+			switch n := runs.Add(1); {
+			case n <= 20:
+				return fmt.Errorf("publish: %w", outage{errors.New("out of memory")})
+			default:
+				return errors.New("its own fault")
+			}
 		}, nil)
 		r.put("7-1", feedback("bars_1", "soft", 0))
-		<-started
-		r.cancel()
-		err := <-r.done
-		r.done = nil
-		if err != nil {
-			t.Logf("run ended with: %v", err)
+		r.settled(1)
+		if runs.Load() != 24 || len(r.letters()) != 1 || r.letters()[0]["attempts"] != "24" {
+			t.Errorf("%d runs, dead letters %v; want 20 that do not count, then 4", runs.Load(), r.letters())
 		}
-		if len(r.letters()) != 0 || r.count.of("success")+r.count.of("error") != 0 {
-			t.Errorf("counts %v, dead letters %v; want the event left alone", r.count.counts, r.letters())
+	})
+}
+
+// The entry's other fields do not become those of its dead letter.
+func TestDeadLetterHasNoFieldsOfTheEntry(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, l *line) {
+		r := start(t, l, standard, accept, nil)
+		if err := l.put("7-1", map[string]string{
+			"data": "{}", "fields": `{"a":"b"}`, "replays": "many", "reason": "none", "mine": "x",
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r.settled(1)
+		letter := r.letters()[0]
+		for _, name := range []string{"fields", "replays", "mine"} {
+			if v, ok := letter[name]; ok {
+				t.Errorf("%s is %q, want none", name, v)
+			}
+		}
+		if letter["data"] != "{}" || letter["reason"] == "none" {
+			t.Errorf("dead letter %v", letter)
 		}
 	})
 }

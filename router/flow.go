@@ -16,6 +16,12 @@ import (
 // poisonReasonKey is where the poison queue puts an error's text.
 const poisonReasonKey = middleware.ReasonForPoisonedKey
 
+// poisonKeys are all that it sets.
+var poisonKeys = [...]string{
+	middleware.ReasonForPoisonedKey, middleware.PoisonedTopicKey, middleware.PoisonedHandlerKey,
+	middleware.PoisonedSubscriberKey,
+}
+
 // closeGrace is how long a Watermill router is waited for after its subscriber has
 // drained: only handlers that ignore their cancelled context are left by then.
 const closeGrace = time.Second
@@ -27,7 +33,6 @@ type flow struct {
 	log       *slog.Logger
 	watch     FlowObserver
 	publisher message.Publisher
-	transport Transport
 
 	sub     message.Subscriber
 	router  *message.Router
@@ -48,7 +53,7 @@ func (c *counts) settled(o stages.Outcome) { c.outcomes[o].Add(1) }
 func buildFlow(plan FlowPlan, deps Deps) (*flow, error) {
 	f := &flow{
 		plan: plan, clock: deps.Clock, watch: deps.Observe(plan.Name, plan.Topic),
-		publisher: deps.Transport.Publisher(), transport: deps.Transport, done: make(chan struct{}), workers: newWorkers(),
+		publisher: deps.Transport.Publisher(), done: make(chan struct{}), workers: newWorkers(),
 		log: deps.Logger.With("flow", plan.Name, "stream", plan.Topic),
 	}
 	built, err := stages.Build(plan.Stages, stages.Deps{
@@ -110,6 +115,17 @@ func (f *flow) start() error {
 
 func (f *flow) stopping() bool { return f.stopped.Err() != nil }
 
+// ended reports whether the flow has come to an end by itself, which it never
+// should: its subscriber outlives every outage.
+func (f *flow) ended() bool {
+	select {
+	case <-f.done:
+		return !f.stopping()
+	default:
+		return false
+	}
+}
+
 // drain stops the flow: no more reading, what is in flight is finished within the
 // transport's drain timeout, acknowledgements are flushed. It returns how many
 // events were lost with it, which is zero on a transport that delivers again.
@@ -119,12 +135,10 @@ func (f *flow) drain() (lost int, err error) {
 	if u, ok := f.sub.(unhandled); ok {
 		lost = u.Unhandled()
 	}
-	if closeErr := f.router.Close(); err == nil && closeErr != nil {
-		err = closeErr
-	}
-	select {
-	case <-f.done:
-	case <-time.After(closeGrace):
+	// A handler that ignores the end of its context is left behind: its event is not
+	// acknowledged, so there is nothing to report but that.
+	if closeErr := f.router.Close(); closeErr != nil {
+		f.log.Warn("flow stopped with handlers still running", "err", closeErr)
 	}
 	f.workers.close()
 	return lost, err

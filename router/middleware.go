@@ -1,6 +1,7 @@
 package router
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -55,12 +56,12 @@ func (f *flow) poison(err error) bool {
 // flow's limit, waiting longer each time. It waits on the flow's clock and gives
 // up when the flow stops. The event holds its lane meanwhile.
 //
-// While the bus is down the limit does not count: no dead letter could be written
-// either, and the bus may be the very thing the stages failed for.
+// A failure that says the bus itself was unavailable does not count towards the
+// limit: it is no fault of the event, and no dead letter could be written either.
 func (f *flow) retry(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		d := stages.From(msg.Context())
-		wait := f.plan.Retry.Initial
+		wait, outages := f.plan.Retry.Initial, 0
 		for {
 			d.Attempts++
 			d.Outcome, d.Adjustment = stages.OutcomeSuccess, nil
@@ -68,7 +69,10 @@ func (f *flow) retry(next message.HandlerFunc) message.HandlerFunc {
 			if err == nil {
 				return out, nil
 			}
-			if stages.IsPermanent(err) || f.stopping() || d.Attempts > f.plan.Retry.Max && f.transport.Up() == nil {
+			if busUnavailable(err) {
+				outages++ // this run does not count
+			}
+			if stages.IsPermanent(err) || f.stopping() || d.Attempts-outages > f.plan.Retry.Max {
 				return nil, err
 			}
 			f.watch.Retried()
@@ -79,6 +83,13 @@ func (f *flow) retry(next message.HandlerFunc) message.HandlerFunc {
 			wait = min(time.Duration(float64(wait)*f.plan.Retry.Multiplier), f.plan.Retry.MaxInterval)
 		}
 	}
+}
+
+// busUnavailable reports whether err says that the bus could not do its work, as
+// an error of a transport does with a method Unavailable.
+func busUnavailable(err error) bool {
+	var u interface{ Unavailable() bool }
+	return errors.As(err, &u) && u.Unavailable()
 }
 
 // jittered spreads d by up to the given fraction either way.

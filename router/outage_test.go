@@ -129,7 +129,7 @@ func TestBuildClosesWhatItOpened(t *testing.T) {
 	t.Cleanup(func() { _ = m.Close(context.Background()) })
 	two := standard + `  second:
     from: {stream: telemetry.other}
-    stages: [rate-apply]
+    stages: [{handle: {with: feedback}}, rate-apply]
 `
 	count := &tally{counts: make(map[string]int)}
 	// Without a coordinator the second flow's stage cannot be built.
@@ -137,7 +137,7 @@ func TestBuildClosesWhatItOpened(t *testing.T) {
 		Transport: m, Observer: count,
 		Observe: func(string, string) router.FlowObserver { return count },
 	})
-	if err == nil || !strings.Contains(err.Error(), `flow "second": stage 1 (rate-apply)`) {
+	if err == nil || !strings.Contains(err.Error(), `flow "second": stage 2 (rate-apply)`) {
 		t.Fatalf("build: %v, want the stage's error", err)
 	}
 	if _, capacity := m.Depth(source, group); capacity != 0 {

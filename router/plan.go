@@ -66,7 +66,7 @@ func planFlow(f *flows.File, flow *flows.Flow, reg *stages.Registry, providers [
 		Track: event.TrackV1, Retry: flow.Retry,
 	}
 	p.Stages = reg.Resolve(flow.Stages, stages.Scope{
-		Flow: flow.Name, Dir: f.Dir, Providers: providers, Key: f.StreamKey,
+		Flow: flow.Name, SourceKey: p.StreamKey, Dir: f.Dir, Providers: providers, Key: f.StreamKey,
 	}, d)
 	needsProviders := false
 	for _, s := range p.Stages {

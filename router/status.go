@@ -5,6 +5,7 @@ import "github.com/mjdevaccount/pulseflow/stages"
 // The states of a flow.
 const (
 	StateRunning  = "running"
+	StateStarting = "starting"
 	StateDegraded = "degraded"
 	StateDisabled = "disabled"
 	StateStopping = "stopping"
@@ -33,7 +34,10 @@ func (r *Router) Status() []FlowStatus {
 	r.mu.Lock()
 	state := r.state
 	r.mu.Unlock()
-	down := r.transport.Up()
+	var down error
+	if state == stateRunning { // asking takes time when the answer does not come
+		down = r.transport.Up()
+	}
 	running := make(map[string]*flow, len(r.flows))
 	for _, f := range r.flows {
 		running[f.plan.Name] = f
@@ -60,7 +64,9 @@ func (r *Router) Status() []FlowStatus {
 		case state >= stateStopping:
 			s.State = StateStopping
 		case state == stateBuilt:
-			s.State, s.Reason = StateDegraded, "starting"
+			s.State = StateStarting
+		case f.ended():
+			s.State, s.Reason = StateDegraded, "the flow has ended by itself; restart the process"
 		case down != nil:
 			s.State, s.Reason = StateDegraded, down.Error()
 		}

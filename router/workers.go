@@ -19,6 +19,7 @@ import (
 type workers struct {
 	jobs   chan *job
 	closed chan struct{}
+	spare  sync.Pool // of *job
 }
 
 // job is one message on its way through the stages.
@@ -30,9 +31,12 @@ type job struct {
 	done chan struct{}
 }
 
-var jobs = sync.Pool{New: func() any { return &job{done: make(chan struct{}, 1)} }}
-
-func newWorkers() *workers { return &workers{jobs: make(chan *job), closed: make(chan struct{})} }
+func newWorkers() *workers {
+	return &workers{
+		jobs: make(chan *job), closed: make(chan struct{}),
+		spare: sync.Pool{New: func() any { return &job{done: make(chan struct{}, 1)} }},
+	}
+}
 
 // close ends the workers once they are idle.
 func (w *workers) close() { close(w.closed) }
@@ -40,7 +44,7 @@ func (w *workers) close() { close(w.closed) }
 // middleware is outermost: everything behind it runs on a worker.
 func (w *workers) middleware(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
-		j := jobs.Get().(*job)
+		j := w.spare.Get().(*job)
 		j.next, j.msg = next, msg
 		select {
 		case w.jobs <- j:
@@ -50,7 +54,7 @@ func (w *workers) middleware(next message.HandlerFunc) message.HandlerFunc {
 		<-j.done
 		out, err := j.out, j.err
 		j.next, j.msg, j.out, j.err = nil, nil, nil, nil
-		jobs.Put(j)
+		w.spare.Put(j)
 		return out, err
 	}
 }

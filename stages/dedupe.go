@@ -36,7 +36,8 @@ func dedupeKind() Kind {
 			"Keys are kept in memory, least recently used first out: after a restart an entry that was handled but " +
 			"not yet acknowledged runs again. `key` is `id` (the entry ID, or the id a replayed entry carries), `hash` " +
 			"(the envelope's hash; the payload's where it has none), `payload` (a digest of the payload), or a " +
-			"template of `{id} {key} {schema} {track} {ts} {hash} {header.NAME}`.",
+			"template of `{id} {key} {schema} {track} {ts} {hash} {header.NAME}`. An event that lacks a field its template " +
+			"names passes as new: it cannot be told from another.",
 		Example: "- dedupe: {key: id, capacity: 10000, ttl: 10m}",
 		New:     func() Config { return &DedupeConfig{} },
 	}
@@ -91,6 +92,11 @@ func (s *dedupe) Middleware(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) (out []*message.Message, err error) {
 		d := From(msg.Context())
 		key := s.key(d.Event)
+		if key == "" {
+			// An event without the fields the template names is like no other: to take it
+			// for a duplicate would lose it.
+			return next(msg)
+		}
 		fresh, err := s.seen.Reserve(d, key)
 		if err != nil {
 			return nil, fmt.Errorf("reserve key: %w", err)
@@ -117,6 +123,7 @@ func (s *dedupe) Middleware(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
+// keyFunc finds an event's key, "" when the event has none.
 type keyFunc func(*event.Event) string
 
 // parseKey turns the key setting into the function that finds an event's key.
@@ -149,11 +156,15 @@ func payloadDigest(e *event.Event) string {
 var keyFields = []string{"hash", "header.NAME", "id", "key", "schema", "track", "ts"}
 
 func parseKeyTemplate(template string) (keyFunc, error) {
-	var parts []keyFunc
+	type part struct {
+		literal string
+		field   keyFunc // nil for a literal
+	}
+	var parts []part
 	for rest := template; rest != ""; {
 		literal, tail, found := strings.Cut(rest, "{")
 		if literal != "" {
-			parts = append(parts, func(*event.Event) string { return literal })
+			parts = append(parts, part{literal: literal})
 		}
 		if !found {
 			break
@@ -167,12 +178,20 @@ func parseKeyTemplate(template string) (keyFunc, error) {
 			return nil, fmt.Errorf("template %q: unknown field {%s}; fields: %s", template, name,
 				strings.Join(keyFields, ", "))
 		}
-		parts, rest = append(parts, field), after
+		parts, rest = append(parts, part{field: field}), after
 	}
 	return func(e *event.Event) string {
 		var b strings.Builder
-		for _, part := range parts {
-			b.WriteString(part(e))
+		for _, p := range parts {
+			if p.field == nil {
+				b.WriteString(p.literal)
+				continue
+			}
+			value := p.field(e)
+			if value == "" {
+				return ""
+			}
+			b.WriteString(value)
 		}
 		return b.String()
 	}, nil

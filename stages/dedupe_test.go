@@ -113,8 +113,8 @@ func TestDedupeKeys(t *testing.T) {
 		{"payload same", "payload", [2]string{"1-0", hashed("aa")}, [2]string{"1-1", hashed("bb")}, true},
 		{
 			"template same", `"{key}/{schema}/{track}/{header.reason}/{hash}"`,
-			[2]string{"1-0", feedback("a", "ok", at)},
-			[2]string{"1-1", feedback("a", "hard", at)},
+			[2]string{"1-0", hashed("aa")},
+			[2]string{"1-1", strings.Replace(hashed("aa"), `"ok"`, `"hard"`, 1)},
 			true,
 		},
 		{
@@ -138,6 +138,15 @@ func TestDedupeKeys(t *testing.T) {
 				t.Errorf("duplicate = %v, want %v", got, tt.same)
 			}
 		})
+	}
+}
+
+func TestDedupeWithoutTheFieldsOfItsTemplate(t *testing.T) {
+	b := start(t, Builtin(), "      - dedupe: {key: \"{header.request}\"}\n", nil)
+	for i := range 3 {
+		if r := b.send(fmt.Sprintf("%d-0", i), feedback("a", "ok", at)); r.outcome != OutcomeSuccess {
+			t.Errorf("event %d: %v, want success: it has no request to be known by", i, r.outcome)
+		}
 	}
 }
 

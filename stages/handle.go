@@ -57,7 +57,7 @@ func (c *HandleConfig) NeedsProviders() bool { return c.With == "feedback" }
 
 // Validate implements Config.
 func (c *HandleConfig) Validate(s Scope, d *flows.Diagnostics) {
-	if len(s.Providers) > 0 && !slices.Contains(s.Providers, c.Provider) {
+	if c.NeedsProviders() && len(s.Providers) > 0 && !slices.Contains(s.Providers, c.Provider) {
 		s.Report(d, "provider", unknown("provider", c.Provider, s.Providers))
 	}
 	if c.Policy.Soft > c.Policy.OK || c.Policy.Hard > c.Policy.Soft {

@@ -85,6 +85,7 @@ func (c *counters) QueueDepth(depth int64) {
 type ledger struct {
 	mu     sync.Mutex
 	levels map[string]Adjustment
+	stood  []RateState // every aggregate there was, in order
 	fail   error
 }
 
@@ -103,6 +104,7 @@ func (l *ledger) Apply(_ context.Context, a Adjustment) (RateState, error) {
 		l.levels[a.Coordinator] = a
 	}
 	s := l.worst()
+	l.stood = append(l.stood, s)
 	s.Stale = stale
 	return s, nil
 }
@@ -182,7 +184,7 @@ func resolve(t *testing.T, reg *Registry, src []byte) ([]Planned, flows.Diagnost
 		return nil, d
 	}
 	return reg.Resolve(f.Flows[0].Stages, Scope{
-		Flow: "feedback", Dir: "testdata", Providers: []string{"ibkr"}, Key: f.StreamKey,
+		Flow: "feedback", SourceKey: f.Flows[0].From.Key, Dir: "testdata", Providers: []string{"ibkr"}, Key: f.StreamKey,
 	}, &d), d
 }
 

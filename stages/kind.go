@@ -48,11 +48,14 @@ type Stage interface {
 
 // Scope is what a stage's Config may refer to while it is validated.
 type Scope struct {
-	// Flow is the flow's name, Position the stage's place in the file.
-	Flow string
-	// Index is the stage's place in the flow, from 1; Stage its kind.
-	Index int
-	Stage string
+	// Flow is the flow's name, SourceKey the full key of the stream it reads.
+	Flow      string
+	SourceKey string
+	// Index is the stage's place in the flow, from 1; Stage its kind; Before the
+	// kinds of the stages in front of it.
+	Index  int
+	Stage  string
+	Before []string
 	// Dir is the directory of the file: relative paths start there.
 	Dir string
 	// Node is the stage's block; nil when it was given as a bare name.

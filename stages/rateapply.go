@@ -3,6 +3,7 @@ package stages
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -70,7 +71,12 @@ func (c *RateApplyConfig) Validate(s Scope, d *flows.Diagnostics) {
 		s.Report(d, "publish_key", "needs publish: the topic names the stream in metrics")
 	}
 	if c.Publish != "" {
-		c.key = s.Key(c.Publish, c.PublishKey)
+		if c.key = s.Key(c.Publish, c.PublishKey); c.key == s.SourceKey {
+			s.Report(d, "publish", "the flow would read what it publishes, for ever: name another stream")
+		}
+	}
+	if !slices.Contains(s.Before, "handle") {
+		d.Errorf(s.Pos, "%s: a handle stage must stand before it, to decide what to apply", s.Where())
 	}
 }
 

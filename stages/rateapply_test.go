@@ -1,8 +1,11 @@
 package stages
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -114,8 +117,8 @@ func TestRateApplyMakesAFailedPublishGood(t *testing.T) {
 	}
 }
 
-// Whatever the lanes do, the last announcement is the state that stands, and none
-// is better than the worst coordinator was at the time.
+// Whatever the lanes do, what is announced are aggregates over all coordinators
+// that stood, in the order in which they stood, and the last is the one that stands.
 func TestRateApplyAnnouncesInOrder(t *testing.T) {
 	b := start(t, Builtin(), fmt.Sprintf(adjusting, "change"), nil)
 	levels := []string{"ok", "soft", "hard"}
@@ -134,6 +137,14 @@ func TestRateApplyAnnouncesInOrder(t *testing.T) {
 	wg.Wait()
 	got := b.announcements()
 	s, _ := b.rates.RateState("ibkr")
+	stood := b.rates.stood
+	for i, a := range got {
+		at := slices.IndexFunc(stood, func(s RateState) bool { return s.Scale == a.Scale && s.Level == a.Reason })
+		if at < 0 {
+			t.Fatalf("announcement %d, %+v, is no state that stood after the one announced before", i, a)
+		}
+		stood = stood[at:]
+	}
 	if last := got[len(got)-1]; last.Scale != s.Scale || last.Reason != s.Level {
 		t.Errorf("last announced %+v, the state is %+v", last, s)
 	}
@@ -166,10 +177,29 @@ func TestRateApplyPassesOnAnAdjustmentsError(t *testing.T) {
 	}
 }
 
-func TestRateApplyNeedsHandle(t *testing.T) {
-	b := start(t, Builtin(), "      - rate-apply\n", nil)
+// A handler of another kind may decide nothing.
+func TestRateApplyWithoutAnAdjustment(t *testing.T) {
+	reg := Builtin()
+	if err := reg.AddHandler("none", func(context.Context, *Delivery, HandleConfig, Deps) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	b := start(t, reg, "      - handle: {with: none}\n      - rate-apply\n", nil)
 	if r := b.send("1-0", feedback("a", "hard", at)); !IsPermanent(r.err) {
 		t.Errorf("error %v, want a permanent one", r.err)
+	}
+}
+
+func TestRateApplyDiagnostics(t *testing.T) {
+	for list, want := range map[string]string{
+		"      - rate-apply\n": "a handle stage must stand before it",
+		"      - rate-apply\n      - handle: {with: feedback}\n":                                "a handle stage must stand before it",
+		"      - handle: {with: feedback}\n      - rate-apply: {publish: telemetry.feedback}\n": "would read what it publishes",
+		"      - handle: {with: feedback}\n      - rate-apply: {publish_key: a}\n":              "needs publish",
+	} {
+		_, d := resolve(t, Builtin(), file(list))
+		if !strings.Contains(d.String(), want) {
+			t.Errorf("%s: %q, want it to contain %q", strings.TrimSpace(list), d, want)
+		}
 	}
 }
 

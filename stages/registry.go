@@ -95,6 +95,7 @@ func (r *Registry) Resolve(specs []flows.StageSpec, scope Scope, d *flows.Diagno
 			cfg.Validate(s, &own)
 		}
 		*d = append(*d, own...)
+		scope.Before = append(scope.Before, spec.Kind)
 		planned = append(planned, Planned{Kind: spec.Kind, Config: cfg})
 	}
 	return planned

@@ -32,7 +32,7 @@ func TestEveryKind(t *testing.T) {
 				t.Errorf("fields: %v", err)
 			}
 			t.Run("example resolves", func(t *testing.T) {
-				if _, d := resolve(t, reg, file(indent(kind.Example))); len(d) > 0 {
+				if _, d := resolve(t, reg, file(before[kind.Name]+indent(kind.Example))); len(d) > 0 {
 					t.Errorf("example:\n%s\n%v", kind.Example, d)
 				}
 			})

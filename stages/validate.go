@@ -73,6 +73,7 @@ func (c *ValidateConfig) Fields() flows.Fields {
 
 // Validate implements Config.
 func (c *ValidateConfig) Validate(s Scope, d *flows.Diagnostics) {
+	c.Schema = event.CanonicalSchema(c.Schema)
 	c.checks = make(map[string]check)
 	for _, t := range []struct{ track, file string }{{event.TrackV1, c.V1}, {event.TrackV2, c.V2}} {
 		if t.file == "" {

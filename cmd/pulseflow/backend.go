@@ -26,8 +26,9 @@ type backend interface {
 	feed(ctx context.Context, stream string, e recorded) error
 	// newest returns the newest n entries of a stream, newest first.
 	newest(ctx context.Context, stream string, n int) ([]bus.Entry, error)
-	// remove deletes an entry of a stream of dead letters; bus.ErrNoEntry when it is
-	// not there.
+	// entry returns, and remove deletes, an entry of a stream of dead letters;
+	// bus.ErrNoEntry when it is not there.
+	entry(ctx context.Context, stream, id string) (bus.Entry, error)
 	remove(ctx context.Context, stream, id string) error
 	// overflow is how many entries of a stream a bounded buffer has dropped.
 	overflow(stream string) int64
@@ -73,6 +74,10 @@ func (b memoryBackend) feed(ctx context.Context, stream string, e recorded) erro
 
 func (b memoryBackend) newest(ctx context.Context, stream string, n int) ([]bus.Entry, error) {
 	return b.Newest(ctx, stream, n)
+}
+
+func (b memoryBackend) entry(ctx context.Context, stream, id string) (bus.Entry, error) {
+	return b.Entry(ctx, stream, id)
 }
 
 func (b memoryBackend) remove(ctx context.Context, stream, id string) error {
@@ -154,6 +159,10 @@ func (b redisBackend) newest(ctx context.Context, stream string, n int) ([]bus.E
 	return b.Newest(ctx, stream, n)
 }
 
+func (b redisBackend) entry(ctx context.Context, stream, id string) (bus.Entry, error) {
+	return b.Entry(ctx, stream, id)
+}
+
 func (b redisBackend) remove(ctx context.Context, stream, id string) error {
 	return b.Delete(ctx, stream, id)
 }
@@ -167,7 +176,10 @@ func (b redisBackend) idle(ctx context.Context, plan *router.Plan) (bool, error)
 			continue
 		}
 		info, err := b.GroupInfo(ctx, p.StreamKey, p.Group)
-		if err != nil || info.Lag != 0 || info.Pending != 0 {
+		switch {
+		case errors.Is(err, bus.ErrNoGroup): // not attached yet
+			return false, nil
+		case err != nil || info.Lag != 0 || info.Pending != 0:
 			return false, err
 		}
 	}

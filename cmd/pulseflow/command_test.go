@@ -1,10 +1,14 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/internal/redistest"
@@ -136,6 +140,7 @@ func TestConfigRedactsSecrets(t *testing.T) {
 }
 
 func TestUsageErrors(t *testing.T) {
+	feed := recording(t, "feedback.jsonl")
 	t.Chdir(t.TempDir())
 	for _, args := range [][]string{
 		{"run", "--nonsense"},
@@ -149,6 +154,8 @@ func TestUsageErrors(t *testing.T) {
 		{"dlq", "list", "--flow", "nobody"},
 		{"nonsense"},
 		{"run", "extra"},
+		{"run", "--listen", "127.0.0.1:99999"},
+		{"run", "--feed", feed, "--stream", "nosuch"},
 		{"stages", "nonsense"},
 	} {
 		if status, _, errs := invoke(t, nil, "", args...); status != exitConfig || errs == "" {
@@ -175,6 +182,17 @@ func TestHelpTeaches(t *testing.T) {
 	} {
 		if status, out, errs := invoke(t, nil, "", args...); status != exitOK || out == "" {
 			t.Errorf("%v: status %d, output %q, %s", args, status, out, errs)
+		}
+	}
+}
+
+// What only the Redis client can tell is told by check too, which connects to nothing.
+func TestCheckLooksAtTheRedisURL(t *testing.T) {
+	t.Chdir(t.TempDir())
+	env := map[string]string{"EVENT_BUS_BACKEND": "redis", "REDIS_URL": "redis://localhost/0?read_timeout=zz"}
+	for _, command := range []string{"check", "run"} {
+		if status, _, errs := invoke(t, env, "", command); status != exitConfig || !strings.Contains(errs, "bus: redis: url") {
+			t.Errorf("%s: status %d\n%s", command, status, errs)
 		}
 	}
 }
@@ -245,6 +263,44 @@ func TestDeadLetterCommands(t *testing.T) {
 		check(t, p, env)
 		p.stop()
 	})
+}
+
+// A replay puts back what came, also where the entry had fields named as ours.
+func TestReplayKeepsTheBytes(t *testing.T) {
+	server := redistest.Start(t)
+	client := server.Client(t)
+	env := redisEnv(server)
+	p := launch(t, env)
+	const stream, data = "mdp:mdp.telemetry.feedback", `{"precious":1}`
+	ctx := context.Background()
+	for _, values := range [][]string{
+		{"data", data, "fields", `{"a":"b"}`, "replays", "9223372036854775807"},
+		{"payload", "zz", "original_id", "1-1"},
+	} {
+		if err := client.XAdd(ctx, &redis.XAddArgs{Stream: stream, Values: values}).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for round := 1; round <= 3; round++ {
+		p.eventually("both to be dead-lettered", func() bool { return client.XLen(ctx, stream+".dlq").Val() == 2 })
+		if status, out, errs := invoke(t, env, "", "dlq", "replay", "--all"); status != exitOK {
+			t.Fatalf("replay: status %d\n%s%s", status, out, errs)
+		}
+		entries := client.XRevRangeN(ctx, stream, "+", "-", 2).Val()
+		for _, e := range entries {
+			if e.Values["replays"] != fmt.Sprint(round) {
+				t.Errorf("round %d: replays %v in %v", round, e.Values["replays"], e.Values)
+			}
+			if e.Values["payload"] == "zz" {
+				if e.Values["original_id"] != "1-1" || e.Values["data"] != nil {
+					t.Errorf("round %d: %v, want the entry as it came", round, e.Values)
+				}
+			} else if e.Values["data"] != data {
+				t.Errorf("round %d: %v, want the data that came", round, e.Values)
+			}
+		}
+	}
+	p.stop()
 }
 
 func TestPublish(t *testing.T) {

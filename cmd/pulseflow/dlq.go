@@ -5,16 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mjdevaccount/pulseflow/internal/admin"
-	"github.com/mjdevaccount/pulseflow/internal/bus"
 	"github.com/mjdevaccount/pulseflow/router"
 )
 
@@ -67,7 +68,7 @@ func deadLetterList(sys system) *cobra.Command {
 		Example: "  pulseflow dlq list --filter kind=schema\n  pulseflow dlq list --from 127.0.0.1:8088 --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			found, done, err := flags.find(cmd.Context(), sys)
+			found, done, err := flags.find(cmd.Context(), sys, asJSON)
 			if err != nil {
 				return err
 			}
@@ -83,8 +84,8 @@ func deadLetterList(sys system) *cobra.Command {
 			w := tabwriter.NewWriter(sys.stdout, 0, 4, 2, ' ', 0)
 			fmt.Fprintln(w, "FLOW\tID\tORIGINAL ID\tSTAGE\tKIND\tATTEMPTS\tREASON")
 			for _, l := range found.letters {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", l.Flow, l.ID, l.OriginalID, l.Stage, l.ErrorKind,
-					l.Attempts, oneLine(l.Reason))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", l.Flow, l.ID, cell(l.OriginalID), cell(l.Stage),
+					cell(l.ErrorKind), l.Attempts, cell(l.Reason))
 			}
 			return w.Flush()
 		},
@@ -102,7 +103,7 @@ func deadLetterShow(sys system) *cobra.Command {
 		Example: "  pulseflow dlq show 1795556874954-0",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, ids []string) error {
-			found, done, err := flags.find(cmd.Context(), sys)
+			found, done, err := flags.find(cmd.Context(), sys, true)
 			if err != nil {
 				return err
 			}
@@ -137,10 +138,11 @@ func deadLetterReplay(sys system) *cobra.Command {
 removes the dead letter. The event keeps its original id, so that one which was
 handled meanwhile is a duplicate, and carries how often it was replayed.
 
-Choose dead letters by ID, with --filter, or with --all.
+Choose dead letters by ID, with --filter, or with --all. Every group that reads the
+stream sees the event again; dedupe stops it where it was handled.
 
-Exit status: 0 all chosen were put back, 1 one was not (those before it were), 2
-the command line, the file or a variable is wrong.`,
+Exit status: 0 all chosen were put back, 1 some were not (they are named), 2 the
+command line, the file or a variable is wrong.`,
 		Example: `  pulseflow dlq replay --filter reason=timeout --dry-run
   pulseflow dlq replay 1795556874954-0 1795556874954-1
   pulseflow dlq replay --all --flow feedback`,
@@ -148,7 +150,7 @@ the command line, the file or a variable is wrong.`,
 			if len(ids) == 0 && len(flags.filters) == 0 && !all {
 				return configError(errors.New("which dead letters? give their IDs, --filter, or --all"))
 			}
-			found, done, err := flags.find(cmd.Context(), sys)
+			found, done, err := flags.find(cmd.Context(), sys, false)
 			if err != nil {
 				return err
 			}
@@ -160,16 +162,25 @@ the command line, the file or a variable is wrong.`,
 				}
 			}
 			slices.Reverse(chosen)
+			failed := 0
 			for _, l := range chosen {
 				if dryRun {
-					fmt.Fprintf(sys.stdout, "would replay %s (%s: %s)\n", l.ID, l.Stage, oneLine(l.Reason))
+					fmt.Fprintf(sys.stdout, "would replay %s (%s: %s)\n", l.ID, l.Stage, cell(l.Reason))
 					continue
 				}
-				id, err := found.replay(cmd.Context(), l, keep)
+				id, err := found.store.replay(cmd.Context(), l.Flow, l.ID, keep)
 				if err != nil {
-					return fmt.Errorf("replay %s: %w", l.ID, err)
+					failed++
+					fmt.Fprintf(sys.stderr, "not replayed: %s: %v\n", l.ID, err)
+					continue
 				}
 				fmt.Fprintf(sys.stdout, "replayed %s as %s\n", l.ID, id)
+			}
+			if found.full && len(ids) == 0 {
+				fmt.Fprintf(sys.stderr, "only the newest %d of each flow were looked at; run it again for more\n", flags.limit)
+			}
+			if failed > 0 {
+				return fmt.Errorf("%d of %d dead letters were not replayed", failed, len(chosen))
 			}
 			return nil
 		},
@@ -181,8 +192,22 @@ the command line, the file or a variable is wrong.`,
 	return cmd
 }
 
-// oneLine keeps a reason on its row.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+// cell makes text from an event fit for a row of a table: one line, nothing that a
+// terminal would act on, and not too long.
+func cell(s string) string {
+	const longest = 120
+	s = strings.Join(strings.Fields(s), " ")
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s)
+	if runes := []rune(s); len(runes) > longest {
+		s = string(runes[:longest-1]) + "…"
+	}
+	return s
+}
 
 // foundLetter is a dead letter with its flow.
 type foundLetter struct {
@@ -192,20 +217,23 @@ type foundLetter struct {
 
 // foundLetters are what was asked for, and the means to act on it.
 type foundLetters struct {
-	plan    *router.Plan
 	store   letterStore
 	letters []foundLetter
+	full    bool // a flow has as many as were asked for, so there may be more
 }
 
 // letterStore is where dead letters are kept: Redis, or a running service.
 type letterStore interface {
-	list(ctx context.Context, flow string, n int) ([]admin.FlowDeadLetters, error)
-	put(ctx context.Context, topic string, data []byte, fields map[string]string) (string, error)
-	remove(ctx context.Context, flow router.FlowPlan, id string) error
+	// list reads the newest n of each flow, or of one; with data also what they hold.
+	list(ctx context.Context, flow string, n int, data bool) ([]admin.FlowDeadLetters, error)
+	// replay puts one back and returns its new id.
+	replay(ctx context.Context, flow, id string, keep bool) (string, error)
 }
 
 // find reads the dead letters the flags choose, newest first within a flow.
-func (f *deadLetterFlags) find(ctx context.Context, sys system) (_ *foundLetters, done func(), err error) {
+func (f *deadLetterFlags) find(
+	ctx context.Context, sys system, data bool,
+) (_ *foundLetters, done func(), err error) {
 	if f.limit < 1 || f.limit > 1000 {
 		return nil, nil, configError(errors.New("--limit must be from 1 to 1000"))
 	}
@@ -224,8 +252,8 @@ func (f *deadLetterFlags) find(ctx context.Context, sys system) (_ *foundLetters
 	if err != nil {
 		return nil, nil, configError(err)
 	}
-	found := &foundLetters{plan: plan, store: store}
-	lists, err := store.list(ctx, f.flow, f.limit)
+	found := &foundLetters{store: store}
+	lists, err := store.list(ctx, f.flow, f.limit, data)
 	if err != nil {
 		done()
 		return nil, nil, err
@@ -235,6 +263,7 @@ func (f *deadLetterFlags) find(ctx context.Context, sys system) (_ *foundLetters
 			done()
 			return nil, nil, fmt.Errorf("flow %q: %s", list.Flow, list.Error)
 		}
+		found.full = found.full || len(list.DeadLetters) == f.limit
 		for _, l := range list.DeadLetters {
 			if keep(l) {
 				found.letters = append(found.letters, foundLetter{list.Flow, l})
@@ -258,30 +287,6 @@ func (f *foundLetters) choose(ids []string) ([]foundLetter, error) {
 		}
 	}
 	return chosen, nil
-}
-
-func (f *foundLetters) replay(ctx context.Context, l foundLetter, keep bool) (string, error) {
-	i := slices.IndexFunc(f.plan.Flows, func(p router.FlowPlan) bool { return p.Name == l.Flow })
-	if i < 0 {
-		return "", fmt.Errorf("the file has no flow %q", l.Flow)
-	}
-	flow := f.plan.Flows[i]
-	fields := replayFields(l.OriginalID, strconv.Itoa(l.Replays+1))
-	for k, v := range l.Fields {
-		fields[k] = v
-	}
-	data := l.DataBase64
-	if data == nil && l.Fields == nil {
-		data = []byte(l.Data)
-	}
-	id, err := f.store.put(ctx, flow.Topic, data, fields)
-	if err != nil || keep {
-		return id, err
-	}
-	if err := f.store.remove(ctx, flow, l.ID); err != nil {
-		return id, fmt.Errorf("put back as %s, but not removed: %w", id, err)
-	}
-	return id, nil
 }
 
 // parseFilters makes one predicate of the filters: all must hold.
@@ -323,7 +328,7 @@ func openLetters(plan *router.Plan, from string) (letterStore, func(), error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		return redisLetters{plan, r}, func() { _ = r.Close(context.Background()) }, nil
+		return redisLetters{letters{plan, redisBackend{r}}}, func() { _ = r.Close(context.Background()) }, nil
 	}
 	service, err := serviceOf(plan, from)
 	if err != nil {
@@ -333,42 +338,29 @@ func openLetters(plan *router.Plan, from string) (letterStore, func(), error) {
 }
 
 // redisLetters are the dead-letter streams in Redis.
-type redisLetters struct {
-	plan  *router.Plan
-	redis *bus.Redis
-}
+type redisLetters struct{ letters }
 
-func (r redisLetters) list(ctx context.Context, flow string, n int) ([]admin.FlowDeadLetters, error) {
-	return deadLettersOf(ctx, r.plan, redisBackend{r.redis}, flow, n)
-}
-
-func (r redisLetters) put(ctx context.Context, topic string, data []byte, fields map[string]string) (string, error) {
-	return r.redis.Put(ctx, sourceKey(r.plan, topic), data, fields)
-}
-
-func (r redisLetters) remove(ctx context.Context, flow router.FlowPlan, id string) error {
-	return r.redis.Delete(ctx, flow.DeadLetterKey, id)
+func (r redisLetters) list(ctx context.Context, flow string, n int, _ bool) ([]admin.FlowDeadLetters, error) {
+	return r.letters.list(ctx, flow, n)
 }
 
 // remoteLetters are those of a running service.
 type remoteLetters struct{ service *remote }
 
-func (r remoteLetters) list(ctx context.Context, flow string, n int) ([]admin.FlowDeadLetters, error) {
+func (r remoteLetters) list(ctx context.Context, flow string, n int, data bool) ([]admin.FlowDeadLetters, error) {
 	var reply struct {
 		Flows []admin.FlowDeadLetters `json:"flows"`
 	}
-	query := url.Values{"flow": {flow}, "limit": {strconv.Itoa(n)}}
-	err := r.service.get(ctx, "/dlq?"+query.Encode(), &reply)
+	query := url.Values{"flow": {flow}, "limit": {strconv.Itoa(n)}, "data": {strconv.FormatBool(data)}}
+	err := r.service.operate(ctx, http.MethodGet, "/dlq?"+query.Encode(), &reply)
 	return reply.Flows, err
 }
 
-func (r remoteLetters) put(ctx context.Context, topic string, data []byte, fields map[string]string) (string, error) {
-	if data == nil {
-		return "", errors.New("the entry has no data field: only the redis backend can put it back")
+func (r remoteLetters) replay(ctx context.Context, flow, id string, keep bool) (string, error) {
+	var reply struct {
+		ID string `json:"id"`
 	}
-	return r.service.ingest(ctx, topic, data, fields)
-}
-
-func (r remoteLetters) remove(ctx context.Context, flow router.FlowPlan, id string) error {
-	return r.service.remove(ctx, "/dlq/"+url.PathEscape(flow.Name)+"/"+url.PathEscape(id))
+	path := fmt.Sprintf("/dlq/%s/%s/replay?keep=%t", url.PathEscape(flow), url.PathEscape(id), keep)
+	err := r.service.operate(ctx, http.MethodPost, path, &reply)
+	return reply.ID, err
 }

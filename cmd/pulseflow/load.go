@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -85,6 +86,16 @@ func (f *fileFlags) override(file *flows.File, d *flows.Diagnostics) {
 	if f.listen != "" {
 		file.Admin.Listen = f.listen
 		pos = flows.Position{File: "--listen"}
+	}
+	if file.Bus.Backend == "redis" {
+		// Opens no connection, and finds what only the client can tell of the URL and of
+		// the certificates.
+		r, err := newRedis(file, nil, nil)
+		if err != nil {
+			d.Errorf(flows.Position{File: file.Path}, "bus: %v", err)
+		} else {
+			_ = r.Close(context.Background())
+		}
 	}
 	if listening(file) {
 		if err := adminConfig(file).Validate(); err != nil {

@@ -67,7 +67,8 @@ func launch(t *testing.T, env map[string]string, args ...string) *process {
 	p := &process{t: t, done: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0], append([]string{"run", "--listen", "127.0.0.1:0"}, args...)...)
 	p.cmd.Dir = t.TempDir()
-	p.cmd.Env = []string{asProgram + "=1", "PATH=" + os.Getenv("PATH"), "HOME=" + p.cmd.Dir}
+	// The race detector would sleep for a second at the exit.
+	p.cmd.Env = []string{asProgram + "=1", "GORACE=atexit_sleep_ms=0", "PATH=" + os.Getenv("PATH"), "HOME=" + p.cmd.Dir}
 	for k, v := range env {
 		p.cmd.Env = append(p.cmd.Env, k+"="+v)
 	}

@@ -20,7 +20,9 @@ func publishCommand(sys system) *cobra.Command {
 		Use:   "publish --stream TOPIC FILE",
 		Short: "Put events on a stream",
 		Long: `Publish puts events on a stream: each line of FILE, or of standard input for -,
-is one event, or one entry as it stood on a stream. The ids given are printed.
+is one event, or one entry as it stood on a stream. Each becomes a new entry, sent
+as it is: neither its id nor its times are kept or moved, as run --feed does. The
+ids given are printed.
 
 With the redis backend it writes to Redis. Else, or with --to, it posts to the
 ingest of a running service, with PUBLISHER_TOKEN when that is set.
@@ -36,7 +38,7 @@ command line, the file or a variable is wrong.`,
 			if err != nil {
 				return err
 			}
-			list, err := openRecording(args[0], sys.stdin)
+			list, err := openRecording(cmd.Context(), args[0], sys.stdin)
 			if err != nil {
 				return configError(err)
 			}

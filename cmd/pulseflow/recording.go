@@ -3,12 +3,14 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,10 +32,25 @@ type recorded struct {
 	fields map[string]string // the fields beside data
 }
 
-// openRecording reads a recording from a file, or from stdin for "-".
-func openRecording(path string, stdin io.Reader) ([]recorded, error) {
+// openRecording reads a recording from a file, or from stdin for "-", which it gives
+// up when ctx ends: standard input may never do.
+func openRecording(ctx context.Context, path string, stdin io.Reader) ([]recorded, error) {
 	if path == "-" {
-		return readRecording("standard input", stdin)
+		type result struct {
+			list []recorded
+			err  error
+		}
+		read := make(chan result, 1)
+		go func() {
+			list, err := readRecording("standard input", stdin)
+			read <- result{list, err}
+		}()
+		select {
+		case r := <-read:
+			return r.list, r.err
+		case <-ctx.Done():
+			return nil, fmt.Errorf("read standard input: %w", ctx.Err())
+		}
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -48,7 +65,9 @@ func readRecording(name string, r io.Reader) ([]recorded, error) {
 	var list []recorded
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxLine)
-	for n := 1; lines.Scan(); n++ {
+	n := 0
+	for lines.Scan() {
+		n++
 		text := bytes.TrimSpace(lines.Bytes())
 		if len(text) == 0 {
 			continue
@@ -61,7 +80,7 @@ func readRecording(name string, r io.Reader) ([]recorded, error) {
 		list = append(list, e)
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s:%d: %w", name, n+1, err)
 	}
 	return list, nil
 }
@@ -120,6 +139,9 @@ func shiftTimes(list []recorded, now time.Time) error {
 // recorded stream names, else the only one there is.
 func topicOf(e recorded, asked string, topics []string) (string, error) {
 	if asked != "" {
+		if !slices.Contains(topics, asked) {
+			return "", fmt.Errorf("no flow reads %q; the flows read %s", asked, strings.Join(topics, ", "))
+		}
 		return asked, nil
 	}
 	for _, topic := range topics {

@@ -57,22 +57,13 @@ func (r *remote) ingest(ctx context.Context, topic string, data []byte, fields m
 	return reply.ID, err
 }
 
-// get reads a page into reply.
-func (r *remote) get(ctx context.Context, path string, reply any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base+path, nil)
+// operate asks for what an operator may do.
+func (r *remote) operate(ctx context.Context, method, path string, reply any) error {
+	req, err := http.NewRequestWithContext(ctx, method, r.base+path, nil)
 	if err != nil {
 		return err
 	}
-	return r.do(req, cmp.Or(r.token, r.operator), http.StatusOK, reply)
-}
-
-// remove deletes what path names.
-func (r *remote) remove(ctx context.Context, path string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, r.base+path, nil)
-	if err != nil {
-		return err
-	}
-	return r.do(req, cmp.Or(r.operator, r.token), http.StatusOK, new(struct{}))
+	return r.do(req, cmp.Or(r.operator, r.token), http.StatusOK, reply)
 }
 
 func (r *remote) do(req *http.Request, token string, want int, reply any) error {

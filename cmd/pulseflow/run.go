@@ -72,8 +72,11 @@ func run(ctx context.Context, sys system, flags *runFlags) error {
 	if err != nil {
 		return err
 	}
-	feed, err := flags.recording(sys, plan, time.Now())
-	if err != nil {
+	feed, err := flags.recording(ctx, sys, plan, time.Now())
+	switch {
+	case ctx.Err() != nil:
+		return nil // stopped before anything ran
+	case err != nil:
 		return configError(err)
 	}
 	svc, err := newService(plan, log)
@@ -87,11 +90,11 @@ func run(ctx context.Context, sys system, flags *runFlags) error {
 }
 
 // recording reads the feeds, so that a mistake in one is told before anything runs.
-func (f *runFlags) recording(sys system, plan *router.Plan, now time.Time) ([]recorded, error) {
+func (f *runFlags) recording(ctx context.Context, sys system, plan *router.Plan, now time.Time) ([]recorded, error) {
 	var all []recorded
 	topics := activeTopics(plan)
 	for _, path := range f.feed {
-		list, err := openRecording(path, sys.stdin)
+		list, err := openRecording(ctx, path, sys.stdin)
 		if err != nil {
 			return nil, err
 		}

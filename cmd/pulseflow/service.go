@@ -22,8 +22,13 @@ import (
 const (
 	// idlePoll is how often --drain looks whether the flows are idle.
 	idlePoll = 20 * time.Millisecond
-	// adminGrace is how long requests in progress may take at the end.
+	// adminGrace is how long requests in progress may take at the end, busGrace how
+	// long connections take to close.
 	adminGrace = time.Second
+	busGrace   = time.Second
+	// exitGrace is how long the process lives on after shutdown_timeout at most: with
+	// the default of 8 s it is gone within 10.
+	exitGrace = time.Second
 )
 
 // service is a running process: a bus, the flows over it, the rate coordinator and
@@ -67,7 +72,7 @@ func newService(plan *router.Plan, log *slog.Logger) (s *service, err error) {
 		}
 	}
 	if s.bus, err = newBackend(plan, s.metrics, log); err != nil {
-		return s, fmt.Errorf("bus: %w", err)
+		return s, configError(fmt.Errorf("bus: %w", err))
 	}
 	deps.Transport = s.bus
 	if s.router, err = router.Build(plan, deps); err != nil {
@@ -81,10 +86,28 @@ func newService(plan *router.Plan, log *slog.Logger) (s *service, err error) {
 	return s, nil
 }
 
-// run runs the flows until ctx ends, or with drain until the feed is consumed.
+// run runs the flows until ctx ends, or with drain until the feed is consumed. It
+// returns in time whatever hangs: what is not finished then was not acknowledged.
 func (s *service) run(ctx context.Context, feed []recorded, drain bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	done := make(chan error, 1)
+	go func() { done <- s.runToTheEnd(ctx, cancel, feed, drain) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(s.plan.File.ShutdownTimeout + exitGrace):
+		s.log.Warn("stopped with work unfinished; what was not acknowledged is delivered again")
+		return nil
+	}
+}
+
+func (s *service) runToTheEnd(ctx context.Context, cancel context.CancelCauseFunc, feed []recorded, drain bool) error {
 	var listener, feeding sync.WaitGroup
 	if s.admin != nil {
 		listener.Go(func() {
@@ -147,14 +170,19 @@ func (s *service) idle(ctx context.Context) error {
 
 // close ends the parts in the order in which they stop being needed.
 func (s *service) close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), adminGrace)
-	defer cancel()
 	var errs []error
 	if s.admin != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), adminGrace)
+		defer cancel()
 		errs = append(errs, s.admin.Shutdown(ctx))
 	}
 	if s.bus != nil {
-		errs = append(errs, s.bus.Close(ctx))
+		ctx, cancel := context.WithTimeout(context.Background(), busGrace)
+		defer cancel()
+		if err := s.bus.Close(ctx); err != nil {
+			// The flows have ended; all that is left are connections.
+			s.log.Warn("bus not closed in time", "err", err)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -18,11 +21,11 @@ import (
 	"github.com/mjdevaccount/pulseflow/internal/redistest"
 )
 
-// captured returns the recorded entries, moved to the past when the clock of this
-// machine is behind their time.
+// captured returns the recorded entries, moved so that the newest event happens now:
+// the clock of this machine may be behind their time.
 func captured(t *testing.T, name string) []recorded {
 	t.Helper()
-	list, err := openRecording(recording(t, name), nil)
+	list, err := openRecording(context.Background(), recording(t, name), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,6 +292,141 @@ func TestTerminateUnderLoad(t *testing.T) {
 	if n := client.XLen(context.Background(), stream+".dlq").Val(); n != 0 {
 		t.Errorf("%d dead letters because of the signal", n)
 	}
+}
+
+// A Redis that hangs does not keep the process, and is no failure of it: what was
+// not acknowledged is delivered again.
+func TestTerminateWhileRedisHangs(t *testing.T) {
+	server := redistest.Start(t)
+	client := server.Client(t)
+	for range 200 {
+		addAll(t, client, "mdp:mdp.telemetry.feedback", captured(t, "feedback.jsonl"))
+	}
+	config := writeFile(t, strings.Replace(string(flowsYAML(t)), "when: change", "when: always", 1))
+	p := launch(t, redisEnv(server), "--config", config)
+	p.eventually("some successes", func() bool { s, _, _ := p.outcomes(); return s > 50 })
+	server.Pause()
+	t.Cleanup(server.Resume)
+	begun := time.Now()
+	p.stop()
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Errorf("took %s to end, want at most 10s\n%s", took, p.logged())
+	}
+}
+
+// SIGTERM ends a process that still waits for its feed on standard input.
+func TestTerminateWhileFeedIsAwaited(t *testing.T) {
+	cmd := exec.Command(os.Args[0], "run", "--listen", "off", "--feed", "-")
+	cmd.Dir = t.TempDir()
+	cmd.Env = []string{asProgram + "=1"}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	// The signal may come before the handler is set, and then ends the process too.
+	time.Sleep(300 * time.Millisecond)
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Errorf("exit: %v", err)
+		}
+	case <-time.After(patience):
+		_ = cmd.Process.Kill()
+		t.Error("still running")
+	}
+}
+
+// --drain waits for the flows to attach, and then for the backlog.
+func TestDrainOfABacklog(t *testing.T) {
+	server := redistest.Start(t)
+	client := server.Client(t)
+	if status, out, errs := invoke(t, redisEnv(server), "", "run", "--listen", "off", "--drain"); status != exitOK {
+		t.Errorf("an empty Redis: status %d\n%s%s", status, out, errs)
+	}
+	client.FlushAll(context.Background())
+	addAll(t, client, "mdp:mdp.telemetry.feedback", captured(t, "feedback.jsonl"))
+	status, out, errs := invoke(t, redisEnv(server), "", "run", "--listen", "off", "--drain")
+	if status != exitOK || !strings.Contains(out, "10 success, 0 duplicate, 0 error") {
+		t.Errorf("a backlog: status %d\n%s%s", status, out, errs)
+	}
+}
+
+// Out of memory, Redis answers and takes no writes: the event waits, and what it set
+// is announced afterwards.
+func TestRedisOutOfMemory(t *testing.T) {
+	server := redistest.Start(t)
+	client := server.Client(t)
+	const stream, out = "mdp:mdp.telemetry.feedback", "mdp:mdp.telemetry.rate_adjustment"
+	ctx := context.Background()
+	p := launch(t, redisEnv(server))
+	hard := recorded{data: []byte(fmt.Sprintf(`{"ts": 1.5, "meta": {"schema_id": "telemetry.FeedbackEvent"}, "payload": `+
+		`{"coordinator_id": "a", "queue_size": 1, "capacity": 1, "level": "hard", "ts": %d}}`, time.Now().Unix()))}
+	p.eventually("the flow to attach", func() bool { status, _ := p.get("/readyz"); return status == 200 })
+	_, err := client.TxPipelined(ctx, func(tx redis.Pipeliner) error {
+		tx.XAdd(ctx, &redis.XAddArgs{Stream: stream, Values: []any{"data", hard.data}})
+		tx.ConfigSet(ctx, "maxmemory", "1")
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("more runs than the event has retries", func() bool { return p.metric("pulseflow_retries_total") > 4 })
+	if err := client.ConfigSet(ctx, "maxmemory", "0").Err(); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("the event to succeed", func() bool { s, _, _ := p.outcomes(); return s == 1 })
+	entries := client.XRevRangeN(ctx, out, "+", "-", 1).Val()
+	if len(entries) != 1 || !strings.Contains(fmt.Sprint(entries[0].Values["data"]), `"reason": "hard"`) {
+		t.Errorf("announced %v, want hard", entries)
+	}
+	if n := client.XLen(ctx, stream+".dlq").Val(); n != 0 {
+		t.Errorf("%d dead letters", n)
+	}
+	p.stop()
+}
+
+// The envelope made for a bare event counts towards the limit.
+func TestIngestOfABareEventAtTheLimit(t *testing.T) {
+	p := launch(t, nil)
+	body := `{"a":"` + strings.Repeat("x", 1<<20-8) + `"}`
+	if status, text := p.post(body); status != 413 {
+		t.Errorf("%d %s, want 413", status, text)
+	}
+	p.stop()
+}
+
+// A level whose ok never comes can be released.
+func TestForgetCoordinator(t *testing.T) {
+	p := launch(t, map[string]string{"OPERATOR_TOKEN": "sesame"}, "--feed", recording(t, "feedback.jsonl"))
+	p.eventually("ten successes", func() bool { s, _, _ := p.outcomes(); return s == 10 })
+	for _, c := range []string{"bars_1", "bars_2", "bars_4", "options-coord"} {
+		req, err := http.NewRequest(http.MethodDelete, p.base+"/rates/ibkr/coordinators/"+c, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth("", "sesame")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("%s: %d", c, resp.StatusCode)
+		}
+	}
+	if v := p.metric("pipeline_rate_scale_factor"); v != 0.5 {
+		t.Errorf("scale %v after every hard was released, want 0.5", v)
+	}
+	p.stop()
 }
 
 func TestDisabled(t *testing.T) {

@@ -2,16 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
 	"time"
-	"unicode/utf8"
 
 	"github.com/mjdevaccount/pulseflow/event"
 	"github.com/mjdevaccount/pulseflow/internal/admin"
-	"github.com/mjdevaccount/pulseflow/internal/bus"
 	"github.com/mjdevaccount/pulseflow/router"
 )
 
@@ -19,11 +16,12 @@ import (
 func (s *service) sources() admin.Sources {
 	src := admin.Sources{
 		Gatherer: s.metrics, Ready: s.ready, Ingest: s.ingest, DeadLetters: s.deadLetters,
-		RemoveDeadLetter: s.removeDeadLetter,
-		Flows:            func() any { return s.router.Status() },
+		RemoveDeadLetter: s.removeDeadLetter, ReplayDeadLetter: s.replayDeadLetter,
+		Flows: func() any { return s.router.Status() },
 	}
 	if s.rates != nil {
 		src.Rates = func() any { return s.rates.Status() }
+		src.ForgetCoordinator = s.rates.Forget
 	}
 	return src
 }
@@ -37,6 +35,8 @@ func (s *service) ready() admin.Readiness {
 		switch f.State {
 		case router.StateStopping:
 			return admin.Readiness{Status: admin.Stopping, Reasons: []string{"the process is shutting down"}}
+		case router.StateStarting:
+			return admin.Readiness{Status: admin.Starting}
 		case router.StateDegraded:
 			r.Status = admin.Degraded
 		case router.StateRunning:
@@ -67,6 +67,9 @@ func (s *service) ingest(ctx context.Context, e admin.Entry) (string, error) {
 		}
 		data = canonical
 	}
+	if int64(len(data)) > s.plan.File.Bus.MaxEventSize {
+		return "", admin.ErrTooLarge
+	}
 	return s.bus.put(ctx, sourceKey(s.plan, e.Topic), data, replayFields(e.OriginalID, e.Replays))
 }
 
@@ -94,64 +97,15 @@ func (s *service) track(topic string) string {
 
 // deadLetters reads the newest dead letters of each flow, or of one.
 func (s *service) deadLetters(ctx context.Context, flow string, n int) ([]admin.FlowDeadLetters, error) {
-	return deadLettersOf(ctx, s.plan, s.bus, flow, n)
+	return letters{s.plan, s.bus}.list(ctx, flow, n)
 }
 
 // removeDeadLetter removes one dead letter of a flow.
 func (s *service) removeDeadLetter(ctx context.Context, flow, id string) error {
-	for _, p := range s.plan.Flows {
-		if p.Name == flow {
-			return s.bus.remove(ctx, p.DeadLetterKey, id)
-		}
-	}
-	return fmt.Errorf("no flow %q", flow)
+	return letters{s.plan, s.bus}.remove(ctx, flow, id)
 }
 
-func deadLettersOf(
-	ctx context.Context, plan *router.Plan, b backend, flow string, n int,
-) ([]admin.FlowDeadLetters, error) {
-	list := []admin.FlowDeadLetters{}
-	for _, p := range plan.Flows {
-		if flow != "" && flow != p.Name {
-			continue
-		}
-		f := admin.FlowDeadLetters{Flow: p.Name, Stream: p.DeadLetterKey, DeadLetters: []admin.DeadLetter{}}
-		entries, err := b.newest(ctx, p.DeadLetterKey, n)
-		if err != nil {
-			f.Error = err.Error()
-		}
-		for _, e := range entries {
-			f.DeadLetters = append(f.DeadLetters, deadLetterOf(e))
-		}
-		f.Overflow = b.overflow(p.DeadLetterKey)
-		list = append(list, f)
-	}
-	if flow != "" && len(list) == 0 {
-		return nil, fmt.Errorf("no flow %q", flow)
-	}
-	return list, nil
-}
-
-// deadLetterOf reads an entry of a dead-letter stream: ours, or the reference's
-// three fields.
-func deadLetterOf(e bus.Entry) admin.DeadLetter {
-	d := admin.DeadLetter{
-		ID: e.ID, OriginalID: e.Fields[router.FieldOriginalID], Reason: e.Fields[router.FieldReason],
-		ErrorKind: e.Fields[router.FieldErrorKind], Stage: e.Fields[router.FieldStage],
-		FailedAt: e.Fields[router.FieldFailedAt],
-	}
-	d.Attempts, _ = strconv.Atoi(e.Fields[router.FieldAttempts])
-	d.Replays, _ = strconv.Atoi(e.Fields[router.FieldReplays])
-	if data, ok := e.Fields["data"]; ok {
-		if utf8.ValidString(data) {
-			d.Data = data
-		} else {
-			d.DataBase64 = []byte(data)
-		}
-	}
-	if fields, ok := e.Fields[router.FieldFields]; ok {
-		// Written by this program as an object of strings; anything else is shown empty.
-		_ = json.Unmarshal([]byte(fields), &d.Fields)
-	}
-	return d
+// replayDeadLetter puts one dead letter back.
+func (s *service) replayDeadLetter(ctx context.Context, flow, id string, keep bool) (string, error) {
+	return letters{s.plan, s.bus}.replay(ctx, flow, id, keep)
 }

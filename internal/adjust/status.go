@@ -69,3 +69,9 @@ func (a *Applier) Status() []ProviderStatus {
 	}
 	return list
 }
+
+// Forget releases the level a coordinator holds and reports whether it held one. The
+// error says that there is no such provider.
+func (a *Applier) Forget(provider, coordinator string) (bool, error) {
+	return a.coordinator.Forget(provider, coordinator)
+}

@@ -1,7 +1,7 @@
 package admin
 
 import (
-	"cmp"
+	"errors"
 	"net/http"
 	"strconv"
 )
@@ -39,41 +39,77 @@ type DeadLetter struct {
 	Data       string            `json:"data,omitempty"`
 	DataBase64 []byte            `json:"data_base64,omitempty"`
 	Fields     map[string]string `json:"fields,omitempty"`
+	// DataOmitted says that the three are left out of this reply.
+	DataOmitted bool `json:"data_omitted,omitempty"`
 }
 
-// deadLetters shows payloads, so beyond loopback it asks for the token too.
+// maxReply bounds the payloads of one reply, in bytes. Letters beyond it are listed
+// without theirs.
+const maxReply = 16 << 20
+
 func (s *Server) deadLetters(w http.ResponseWriter, r *http.Request) {
-	if !s.local() && !authorized(r, s.config.Token) && !authorized(r, s.operatorToken()) {
-		s.unauthorized(w)
-		return
-	}
 	n := defaultDeadLetters
-	if text := r.URL.Query().Get("limit"); text != "" {
+	query := r.URL.Query()
+	if text := query.Get("limit"); text != "" {
 		var err error
 		if n, err = strconv.Atoi(text); err != nil || n < 1 || n > maxDeadLetters {
 			s.fail(w, http.StatusBadRequest, "limit must be a number from 1 to "+strconv.Itoa(maxDeadLetters))
 			return
 		}
 	}
-	list, err := s.sources.DeadLetters(r.Context(), r.URL.Query().Get("flow"), n)
+	list, err := s.sources.DeadLetters(r.Context(), query.Get("flow"), n)
 	if err != nil {
-		s.fail(w, http.StatusNotFound, err.Error())
+		s.deadLetterError(w, err)
 		return
+	}
+	left := maxReply
+	if query.Get("data") == "false" {
+		left = 0
+	}
+	for _, f := range list {
+		for i := range f.DeadLetters {
+			left = f.DeadLetters[i].fit(left)
+		}
 	}
 	s.reply(w, http.StatusOK, map[string]any{"flows": list})
 }
 
-// operatorToken is what a change other than ingest requires.
-func (s *Server) operatorToken() string { return cmp.Or(s.config.OperatorToken, s.config.Token) }
+// fit leaves the payload out when there is no room for it, and returns the room that
+// is left.
+func (d *DeadLetter) fit(room int) int {
+	size := len(d.Data) + len(d.DataBase64)
+	for k, v := range d.Fields {
+		size += len(k) + len(v)
+	}
+	if size <= room {
+		return room - size
+	}
+	d.Data, d.DataBase64, d.Fields, d.DataOmitted = "", nil, nil, true
+	return room
+}
 
 func (s *Server) removeDeadLetter(w http.ResponseWriter, r *http.Request) {
-	if !authorized(r, s.operatorToken()) {
-		s.unauthorized(w)
-		return
-	}
 	if err := s.sources.RemoveDeadLetter(r.Context(), r.PathValue("flow"), r.PathValue("id")); err != nil {
-		s.fail(w, http.StatusNotFound, err.Error())
+		s.deadLetterError(w, err)
 		return
 	}
 	s.reply(w, http.StatusOK, map[string]string{"removed": r.PathValue("id")})
+}
+
+func (s *Server) replayDeadLetter(w http.ResponseWriter, r *http.Request) {
+	id, err := s.sources.ReplayDeadLetter(r.Context(), r.PathValue("flow"), r.PathValue("id"),
+		r.URL.Query().Get("keep") == "true")
+	if err != nil {
+		s.deadLetterError(w, err)
+		return
+	}
+	s.reply(w, http.StatusOK, map[string]string{"id": id})
+}
+
+func (s *Server) deadLetterError(w http.ResponseWriter, err error) {
+	status := http.StatusServiceUnavailable
+	if errors.Is(err, ErrNotFound) {
+		status = http.StatusNotFound
+	}
+	s.fail(w, status, err.Error())
 }

@@ -8,7 +8,9 @@
 //	GET  /rates            providers, their rates and levels
 //	POST /ingest/{stream}  put an event on a stream
 //	GET  /dlq              the newest dead letters of each flow
-//	DELETE /dlq/{flow}/{id}  remove a dead letter
+//	DELETE /dlq/{flow}/{id}         remove a dead letter
+//	POST   /dlq/{flow}/{id}/replay  put it back on its stream
+//	DELETE /rates/{provider}/coordinators/{id}  release a level that is stuck
 //
 // It shows what it is given in Sources and knows none of the packages behind it. A
 // new page is a method of Server in a file of its own and a line in routes.

@@ -34,6 +34,10 @@ var (
 	ErrUnknownStream = errors.New("no flow reads this stream")
 	// ErrUnavailable: the bus is down or full; the same entry may be taken later.
 	ErrUnavailable = errors.New("the bus cannot take the event now")
+	// ErrTooLarge: the event, or the envelope made for it, is over the limit.
+	ErrTooLarge = errors.New("the event is larger than max_event_size")
+	// ErrNotFound: there is no such flow or dead letter.
+	ErrNotFound = errors.New("not found")
 )
 
 // retryAfter is what a client is asked to wait when the bus is full or down, in
@@ -45,11 +49,15 @@ func (s *Server) ingest(w http.ResponseWriter, r *http.Request) {
 		s.unauthorized(w)
 		return
 	}
+	if !plain(r.Header.Get(HeaderOriginalID)) {
+		s.fail(w, http.StatusBadRequest, HeaderOriginalID+" must be an id of at most 128 plain characters")
+		return
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.config.MaxBody))
 	if err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
-			s.fail(w, http.StatusRequestEntityTooLarge, "the event is larger than max_event_size")
+			s.fail(w, http.StatusRequestEntityTooLarge, ErrTooLarge.Error())
 			return
 		}
 		s.fail(w, http.StatusBadRequest, "the body could not be read")
@@ -66,6 +74,8 @@ func (s *Server) ingest(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case errors.Is(err, ErrUnknownStream):
 		s.fail(w, http.StatusNotFound, ErrUnknownStream.Error())
+	case errors.Is(err, ErrTooLarge):
+		s.fail(w, http.StatusRequestEntityTooLarge, ErrTooLarge.Error())
 	case errors.Is(err, ErrUnavailable):
 		w.Header().Set("Retry-After", retryAfter)
 		s.fail(w, http.StatusServiceUnavailable, err.Error())
@@ -79,6 +89,12 @@ func (s *Server) ingest(w http.ResponseWriter, r *http.Request) {
 
 func isObject(body []byte) bool {
 	return bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")) && json.Valid(body)
+}
+
+// plain reports whether an id is one that tables and logs can show.
+func plain(id string) bool {
+	const longest = 128
+	return len(id) <= longest && !strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 func (s *Server) unauthorized(w http.ResponseWriter) {

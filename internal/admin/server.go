@@ -47,9 +47,12 @@ var ErrPublicIngest = errors.New("refusing to accept events from other machines 
 // Validate reports what makes the configuration unusable. It wraps ErrPublicIngest
 // where that is the reason.
 func (c Config) Validate() error {
-	host, _, err := net.SplitHostPort(c.Listen)
+	host, port, err := net.SplitHostPort(c.Listen)
 	if err != nil {
 		return fmt.Errorf("listen address %q: must be host:port", c.Listen)
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return fmt.Errorf("listen address %q: the port must be a number from 0 to 65535", c.Listen)
 	}
 	if !loopback(host) && c.Token == "" && !c.AllowPublicIngest {
 		return fmt.Errorf("listen address %q: %w: set PUBLISHER_TOKEN, listen on 127.0.0.1, or set "+
@@ -76,13 +79,20 @@ type Sources struct {
 	Flows func() any
 	Rates func() any
 	// DeadLetters returns the newest n dead letters of each flow, newest first; of
-	// one flow only, when its name is not empty.
+	// one flow only, when its name is not empty. It returns ErrNotFound, wrapped, for
+	// a flow that is not there, as the next two do also for a dead letter.
 	DeadLetters func(ctx context.Context, flow string, n int) ([]FlowDeadLetters, error)
-	// RemoveDeadLetter removes one dead letter of a flow; an error says that it is
-	// not there.
+	// RemoveDeadLetter removes one dead letter of a flow.
 	RemoveDeadLetter func(ctx context.Context, flow, id string) error
+	// ReplayDeadLetter puts a dead letter back on its flow's stream, removes it unless
+	// keep says otherwise, and returns the id of the new entry.
+	ReplayDeadLetter func(ctx context.Context, flow, id string, keep bool) (string, error)
+	// ForgetCoordinator releases the level a coordinator holds and reports whether it
+	// held one; an error says that there is no such provider. A nil one has none.
+	ForgetCoordinator func(provider, coordinator string) (bool, error)
 	// Ingest puts data on the stream of a topic and returns its id. It returns
-	// ErrUnknownStream or ErrUnavailable, wrapped, where those are the reason.
+	// ErrUnknownStream, ErrTooLarge or ErrUnavailable, wrapped, where those are the
+	// reason.
 	Ingest func(ctx context.Context, e Entry) (id string, err error)
 }
 
@@ -127,12 +137,6 @@ func New(config Config, sources Sources, log *slog.Logger) (*Server, error) {
 // Addr is the address bound.
 func (s *Server) Addr() string { return s.ln.Addr().String() }
 
-// local reports whether only this machine can reach the listener.
-func (s *Server) local() bool {
-	host, _, err := net.SplitHostPort(s.config.Listen)
-	return err == nil && loopback(host)
-}
-
 // Serve serves until Close or Shutdown; it returns nil then.
 func (s *Server) Serve() error {
 	if err := s.http.Serve(s.ln); !errors.Is(err, http.ErrServerClosed) {
@@ -141,44 +145,41 @@ func (s *Server) Serve() error {
 	return nil
 }
 
-// Shutdown stops accepting and waits for the requests in progress until ctx ends.
+// Shutdown stops accepting and waits for the requests in progress until ctx ends;
+// then it cuts them off. Connections that never sent a request count as in progress
+// for a while, so that is no error.
 func (s *Server) Shutdown(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
-	if err != nil {
-		return errors.Join(err, s.http.Close())
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return s.http.Close()
 	}
-	return nil
+	return err
 }
 
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.index)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.sources.Gatherer, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.sources.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.HandleFunc("GET /flows", func(w http.ResponseWriter, _ *http.Request) {
 		s.reply(w, http.StatusOK, map[string]any{"flows": s.sources.Flows()})
 	})
 	mux.HandleFunc("GET /rates", s.rates)
-	mux.HandleFunc("GET /dlq", s.deadLetters)
-	mux.HandleFunc("DELETE /dlq/{flow}/{id}", s.removeDeadLetter)
+	mux.HandleFunc("GET /dlq", s.operators(s.deadLetters))
+	mux.HandleFunc("DELETE /dlq/{flow}/{id}", s.operators(s.removeDeadLetter))
+	mux.HandleFunc("POST /dlq/{flow}/{id}/replay", s.operators(s.replayDeadLetter))
+	mux.HandleFunc("DELETE /rates/{provider}/coordinators/{coordinator}", s.operators(s.forgetCoordinator))
 	mux.HandleFunc("POST /ingest/{stream}", s.ingest)
 	// A page in a browser on this machine must not be able to post events here.
-	return http.NewCrossOriginProtection().Handler(mux)
+	return s.thisMachine(http.NewCrossOriginProtection().Handler(mux))
 }
 
 func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = fmt.Fprint(w, "pulseflow\n\nGET  /metrics\nGET  /healthz\nGET  /readyz\nGET  /flows\nGET  /rates\n"+
-		"GET  /dlq?flow=NAME&limit=N\nDELETE /dlq/{flow}/{id}\nPOST /ingest/{stream}\n")
-}
-
-func (s *Server) rates(w http.ResponseWriter, _ *http.Request) {
-	var rates any = []struct{}{}
-	if s.sources.Rates != nil {
-		rates = s.sources.Rates()
-	}
-	s.reply(w, http.StatusOK, map[string]any{"rates": rates})
+		"GET  /dlq?flow=NAME&limit=N&data=false\nDELETE /dlq/{flow}/{id}\nPOST /dlq/{flow}/{id}/replay?keep=true\n"+
+		"DELETE /rates/{provider}/coordinators/{id}\nPOST /ingest/{stream}\n")
 }
 
 // reply writes v as JSON. The client may be gone: there is no one to tell then.

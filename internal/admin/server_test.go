@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -26,6 +28,7 @@ type desk struct {
 	entries []Entry
 	fail    error // of Ingest
 	removed []string
+	missing bool // of dead letters
 }
 
 func open(t *testing.T, config Config) *desk {
@@ -33,7 +36,9 @@ func open(t *testing.T, config Config) *desk {
 	d := &desk{t: t, ready: Readiness{Status: Ready}}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "answer", Help: "The answer."}))
-	config.Listen = "127.0.0.1:0"
+	if config.Listen == "" {
+		config.Listen = "127.0.0.1:0"
+	}
 	s, err := New(config, Sources{
 		Gatherer: reg,
 		Ready:    func() Readiness { return d.ready },
@@ -41,13 +46,32 @@ func open(t *testing.T, config Config) *desk {
 		Rates:    func() any { return []string{"ibkr"} },
 		DeadLetters: func(_ context.Context, flow string, n int) ([]FlowDeadLetters, error) {
 			if flow == "none" {
-				return nil, errors.New("no flow")
+				return nil, fmt.Errorf("flow: %w", ErrNotFound)
 			}
-			return []FlowDeadLetters{{Flow: flow, Overflow: int64(n)}}, nil
+			return []FlowDeadLetters{{Flow: flow, Overflow: int64(n), DeadLetters: []DeadLetter{
+				{ID: "1-0", Data: strings.Repeat("x", 10)},
+				{ID: "2-0", Data: strings.Repeat("y", maxReply)},
+				{ID: "3-0", Fields: map[string]string{"a": "b"}},
+			}}}, nil
 		},
 		RemoveDeadLetter: func(_ context.Context, flow, id string) error {
 			d.removed = append(d.removed, flow+"/"+id)
+			if d.missing {
+				return ErrNotFound
+			}
 			return d.fail
+		},
+		ReplayDeadLetter: func(_ context.Context, flow, id string, keep bool) (string, error) {
+			if d.missing {
+				return "", ErrNotFound
+			}
+			return fmt.Sprintf("%s/%s/%t", flow, id, keep), d.fail
+		},
+		ForgetCoordinator: func(provider, coordinator string) (bool, error) {
+			if provider != "ibkr" {
+				return false, errors.New("unknown provider")
+			}
+			return coordinator == "bars_1", nil
 		},
 		Ingest: func(_ context.Context, e Entry) (string, error) {
 			d.entries = append(d.entries, e)
@@ -112,8 +136,13 @@ func TestPages(t *testing.T) {
 		{"GET", "/dlq", 200, `"overflow": 20`},
 		{"GET", "/dlq?limit=0", 400, "from 1 to 1000"},
 		{"GET", "/dlq?limit=x", 400, "from 1 to 1000"},
-		{"GET", "/dlq?flow=none", 404, "no flow"},
+		{"GET", "/dlq?flow=none", 404, "not found"},
 		{"DELETE", "/dlq/feedback/5-0", 200, "5-0"},
+		{"POST", "/dlq/feedback/5-0/replay", 200, "feedback/5-0/false"},
+		{"POST", "/dlq/feedback/5-0/replay?keep=true", 200, "feedback/5-0/true"},
+		{"DELETE", "/rates/ibkr/coordinators/bars_1", 200, "bars_1"},
+		{"DELETE", "/rates/ibkr/coordinators/bars_2", 404, "holds no level"},
+		{"DELETE", "/rates/nobody/coordinators/bars_1", 404, "unknown provider"},
 		{"GET", "/nothing", 404, ""},
 		{"GET", "/ingest/telemetry.feedback", 405, ""},
 		{"POST", "/metrics", 405, ""},
@@ -164,6 +193,7 @@ func TestIngest(t *testing.T) {
 		{"too large", large, nil, 413},
 		{"unknown stream", event, ErrUnknownStream, 404},
 		{"bus full", event, ErrUnavailable, 503},
+		{"envelope too large", event, ErrTooLarge, 413},
 		{"any other failure", event, errors.New("secret detail"), 500},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -263,6 +293,134 @@ func TestIngestRefusesOtherOrigins(t *testing.T) {
 	}
 }
 
+// A reply carries payloads as long as there is room; the rest is listed without.
+func TestDeadLetterPayloads(t *testing.T) {
+	d := open(t, Config{})
+	for query, want := range map[string][]bool{"": {false, true, false}, "?data=false": {true, true, true}} {
+		_, _, body := d.ask("GET", "/dlq"+query, "")
+		var page struct{ Flows []FlowDeadLetters }
+		if err := json.Unmarshal([]byte(body), &page); err != nil {
+			t.Fatal(err)
+		}
+		for i, l := range page.Flows[0].DeadLetters {
+			if l.DataOmitted != want[i] || l.DataOmitted != (l.Data == "" && l.Fields == nil) {
+				t.Errorf("%q: letter %s: omitted %v, %d bytes, want %v", query, l.ID, l.DataOmitted, len(l.Data), want[i])
+			}
+		}
+	}
+}
+
+func TestDeadLetterErrors(t *testing.T) {
+	d := open(t, Config{})
+	for _, tt := range []struct {
+		missing bool
+		fail    error
+		status  int
+	}{{true, nil, 404}, {false, errors.New("redis is down"), 503}} {
+		d.missing, d.fail = tt.missing, tt.fail
+		for _, r := range [][2]string{{"DELETE", "/dlq/feedback/5-0"}, {"POST", "/dlq/feedback/5-0/replay"}} {
+			if status, _, _ := d.ask(r[0], r[1], ""); status != tt.status {
+				t.Errorf("%s %s: %d, want %d", r[0], r[1], status, tt.status)
+			}
+		}
+	}
+}
+
+// Beyond loopback payloads and changes need a token, whatever ingest is allowed.
+func TestPublicListener(t *testing.T) {
+	for _, tt := range []struct {
+		name            string
+		config          Config
+		token           string
+		ingest, operate int
+	}{
+		{"public ingest, no token", Config{AllowPublicIngest: true}, "", 202, 403},
+		{"public ingest, operator token, none given", Config{AllowPublicIngest: true, OperatorToken: "o"}, "", 202, 401},
+		{"public ingest, operator token", Config{AllowPublicIngest: true, OperatorToken: "o"}, "o", 202, 200},
+		{"publisher token, none given", Config{Token: "p"}, "", 401, 401},
+		{"publisher token", Config{Token: "p"}, "p", 202, 200},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.config.Listen = "0.0.0.0:0"
+			d := open(t, tt.config)
+			d.base = strings.Replace(d.base, "[::]", "127.0.0.1", 1)
+			var header []string
+			if tt.token != "" {
+				header = []string{"Authorization", "Bearer " + tt.token}
+			}
+			if status, _, _ := d.ask("POST", "/ingest/telemetry.feedback", "{}", header...); status != tt.ingest {
+				t.Errorf("ingest: %d, want %d", status, tt.ingest)
+			}
+			for _, r := range [][2]string{{"GET", "/dlq"}, {"DELETE", "/dlq/feedback/5-0"}} {
+				if status, _, _ := d.ask(r[0], r[1], "", header...); status != tt.operate {
+					t.Errorf("%s %s: %d, want %d", r[0], r[1], status, tt.operate)
+				}
+			}
+		})
+	}
+}
+
+// A name that resolves to this machine is not this machine's name.
+func TestLoopbackListenerServesLoopbackNames(t *testing.T) {
+	d := open(t, Config{})
+	for host, want := range map[string]int{
+		"localhost": 200, "localhost:8088": 200, "127.0.0.1": 200, "[::1]:8088": 200, "evil.example": 421, "evil.example:80": 421,
+	} {
+		req, err := http.NewRequest(http.MethodGet, d.base+"/dlq", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = host
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("host %s: %d, want %d", host, resp.StatusCode, want)
+		}
+	}
+}
+
+func TestIngestRefusesAnOddIdentity(t *testing.T) {
+	d := open(t, Config{})
+	for _, id := range []string{"a b", "a\tb", "ü", strings.Repeat("1", 129)} {
+		status, _, _ := d.ask("POST", "/ingest/telemetry.feedback", "{}", HeaderOriginalID, id)
+		if status != 400 || len(d.entries) != 0 {
+			t.Errorf("id %q: %d with %d entries, want 400", id, status, len(d.entries))
+		}
+	}
+}
+
+// A connection that never says anything does not hold up the end, nor make it fail.
+func TestShutdownWithASilentConnection(t *testing.T) {
+	s, err := New(Config{Listen: "127.0.0.1:0"}, Sources{Gatherer: prometheus.NewRegistry()}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve() }()
+	conn, err := net.Dial("tcp", s.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	resp, err := http.Get("http://" + s.Addr() + "/healthz") // by now the silent one was accepted
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	http.DefaultClient.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		t.Errorf("shutdown: %v", err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+}
+
 func TestConfigValidate(t *testing.T) {
 	for _, tt := range []struct {
 		config Config
@@ -279,6 +437,8 @@ func TestConfigValidate(t *testing.T) {
 		{Config{Listen: "0.0.0.0:8088", Token: "t"}, false, false},
 		{Config{Listen: "0.0.0.0:8088", AllowPublicIngest: true}, false, false},
 		{Config{Listen: "8088"}, false, true},
+		{Config{Listen: "127.0.0.1:99999"}, false, true},
+		{Config{Listen: "127.0.0.1:abc"}, false, true},
 	} {
 		err := tt.config.Validate()
 		if (err != nil) != tt.bad || errors.Is(err, ErrPublicIngest) != tt.public {
@@ -300,13 +460,11 @@ func TestSlowBodyIsCutOff(t *testing.T) {
 	}
 	go func() { _, _ = writer.Write([]byte("{")) }()
 	resp, err := http.DefaultClient.Do(req)
-	if err == nil {
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusBadRequest {
-			t.Errorf("status %d for a body that never ends", resp.StatusCode)
-		}
+	if err != nil {
+		t.Fatalf("no answer to a body that never ends: %v", err)
 	}
-	if len(d.entries) != 0 {
-		t.Error("half a body reached the bus")
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("status %d for a body that never ends", resp.StatusCode)
 	}
 }

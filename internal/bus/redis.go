@@ -63,8 +63,9 @@ type RedisConfig struct {
 	// Lease and three seconds. A process that is paused, or cut off from Redis, for longer than its lease may therefore
 	// see its entries run elsewhere too. At least 100ms. Default 5s.
 	Lease time.Duration
-	// MaxIdle is how long an entry must have been pending untouched before it is taken from a consumer that keeps no lease,
-	// that is, of another program. Entries that are still being handled are touched every third of it. Default 30s.
+	// MaxIdle is how long an entry must have been pending untouched before it is taken from a consumer that keeps no
+	// lease, that is, of another program. Entries that are still being handled are touched every third of it. Default
+	// 30s.
 	MaxIdle time.Duration
 	// MaxDeliveries is how often an entry may be delivered. One that is delivered again, because its consumer died with
 	// it each time, has a *DeliveriesError and is not to be run. Negative means no limit. Default 5.
@@ -78,8 +79,8 @@ type RedisConfig struct {
 	// Trim is TrimNone or TrimAcked. Default TrimNone.
 	Trim string
 
-	// Lanes is how many events of a subscription are handled at once, when the subscriber does not say. Default 16 for each
-	// CPU the process may use (GOMAXPROCS), and at least 64.
+	// Lanes is how many events of a subscription are handled at once, when the subscriber does not say. Default 16 for
+	// each CPU the process may use (GOMAXPROCS), and at least 64.
 	Lanes int
 	// MaxEventSize is the largest event, in bytes, that is decoded; a larger one is delivered with an error in its Event.
 	// Default event.DefaultMaxSize.
@@ -222,7 +223,7 @@ func (r *Redis) Up() error {
 	}
 	subs := len(r.subs)
 	for s := range r.subs {
-		if err := s.health(); err != nil {
+		if err := s.fault(); err != nil {
 			r.mu.Unlock()
 			return err
 		}

@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -10,8 +9,8 @@ import (
 )
 
 // acks collects what was handled and acknowledges it to Redis in batches: after AckEvery, or sooner when AckBatch are
-// waiting. What Redis does not take is kept and tried again until it does; meanwhile its entries stay in flight, so that
-// they are not run again and the number of them stays bounded.
+// waiting. What Redis does not take is kept and tried again until it does; meanwhile its entries stay in flight, so
+// that they are not run again and the number of them stays bounded.
 type acks struct {
 	client        redis.UniversalClient
 	stream, group string
@@ -19,7 +18,7 @@ type acks struct {
 	batch         int
 	flight        *flight
 	observer      RedisObserver
-	log           *slog.Logger
+	health        *health
 
 	mu      sync.Mutex
 	waiting []settledEntry
@@ -33,10 +32,10 @@ type settledEntry struct {
 	at time.Time
 }
 
-func newAcks(r *Redis, stream, group string, f *flight, log *slog.Logger) *acks {
+func newAcks(r *Redis, stream, group string, f *flight, h *health) *acks {
 	return &acks{
 		client: r.client, stream: stream, group: group, every: r.cfg.AckEvery, batch: r.cfg.AckBatch,
-		flight: f, observer: r.cfg.Observer, log: log,
+		flight: f, observer: r.cfg.Observer, health: h,
 		some: make(chan struct{}, 1), full: make(chan struct{}, 1),
 	}
 }
@@ -66,7 +65,6 @@ func notify(c chan struct{}) {
 
 // run sends batches until ctx ends.
 func (a *acks) run(ctx context.Context) {
-	var retry backoff
 	timer := time.NewTimer(0)
 	<-timer.C
 	for {
@@ -83,22 +81,27 @@ func (a *acks) run(ctx context.Context) {
 			return
 		}
 		timer.Stop()
-		for failing := false; ; {
-			err := a.flush(context.WithoutCancel(ctx))
-			if err == nil {
-				if failing {
-					a.log.Info("acknowledging works again")
-				}
-				retry.reset()
-				break
-			}
-			if !failing {
-				failing = true
-				a.log.Warn("acknowledging failed, will be tried until it works", "err", err)
-			}
-			if !retry.wait(ctx, retryCap) {
-				return
-			}
+		if !a.insist(ctx) {
+			return
+		}
+	}
+}
+
+// insist flushes until that works; false when ctx ended first. A second failure in a row is a fault of the
+// subscription.
+func (a *acks) insist(ctx context.Context) bool {
+	var retry backoff
+	for failures := 1; ; failures++ {
+		err := a.flush(context.WithoutCancel(ctx))
+		if err == nil {
+			a.health.set(partAcks, nil)
+			return true
+		}
+		if failures > 1 {
+			a.health.set(partAcks, err)
+		}
+		if !retry.wait(ctx, retryCap) {
+			return false
 		}
 	}
 }

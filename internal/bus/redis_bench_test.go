@@ -17,8 +17,9 @@ import (
 // benchEntries is how many entries each round of BenchmarkRedis reads.
 const benchEntries = 200_000
 
-// BenchmarkRedis compares, on one server, what Redis can deliver and have acknowledged with what the subscriber does: to
-// a reader that acknowledges at once, and to a router whose handler does nothing. One operation is benchEntries entries.
+// BenchmarkRedis compares, on one server, what Redis can deliver and have acknowledged with what the subscriber does:
+// to a reader that acknowledges at once, and to a router whose handler does nothing. One operation is benchEntries
+// entries.
 func BenchmarkRedis(b *testing.B) {
 	srv := redistest.Start(b)
 	client := srv.Client(b)

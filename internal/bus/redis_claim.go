@@ -78,23 +78,23 @@ func newRecovery(s *subscription) *recovery {
 }
 
 // run runs everything that o has pending and that is not in flight here, in the order of the stream, and returns when
-// the last of it has been dispatched, and settled if it was a suspect. It ends early, without an error, when o turns out
-// to be alive.
+// the last of it has been dispatched, and settled if it was a suspect. It ends early, without an error, when o turns
+// out to be alive.
 func (r *recovery) run(ctx context.Context, o owner) error {
-	ran := 0
+	p := pass{recovery: r, owner: o}
 	defer func() {
-		if ran > 0 {
-			r.sub.log.Info("pending entries run again", "owner", o.name, "entries", ran)
+		if p.ran > 0 {
+			r.sub.log.Info("pending entries run again", "owner", o.name, "entries", p.ran)
 		}
 	}()
 	for from := "-"; ; {
-		page, err := r.list(ctx, o, from)
+		page, err := p.list(ctx, from)
 		if err != nil || len(page) == 0 {
 			return err
 		}
-		n, err := r.runPage(ctx, o, page)
-		ran += n
-		r.sub.redis.cfg.Observer.Reclaimed(r.sub.stream, r.sub.group.name, n)
+		before := p.ran
+		err = p.runPage(ctx, page)
+		r.sub.redis.cfg.Observer.Reclaimed(r.sub.stream, r.sub.group.name, p.ran-before)
 		switch {
 		case redis.HasErrorPrefix(err, "LEASED"):
 			return nil
@@ -105,95 +105,118 @@ func (r *recovery) run(ctx context.Context, o owner) error {
 	}
 }
 
-// list returns the next pending entries of o.
-func (r *recovery) list(ctx context.Context, o owner, from string) ([]redis.XPendingExt, error) {
+// idleError is how far off an idle time may be: Redis counts whole milliseconds on a clock it reads now and then.
+const idleError = 10 * time.Millisecond
+
+// since returns what this consumer has pending and was certainly given after began.
+func (r *recovery) since(ctx context.Context, began time.Time) ([]redis.XPendingExt, error) {
+	p := pass{recovery: r, owner: owner{name: r.sub.who.is()}}
+	var given []redis.XPendingExt
+	for from := "-"; ; {
+		page, err := p.list(ctx, from)
+		if err != nil || len(page) == 0 {
+			return given, err
+		}
+		for _, entry := range page {
+			if entry.Idle+idleError < time.Since(began) {
+				given = append(given, entry)
+			}
+		}
+		from = "(" + page[len(page)-1].ID
+	}
+}
+
+// pass is one run through the pending entries of an owner.
+type pass struct {
+	*recovery
+	owner
+	ran   int
+	ahead bool // unread entries were dispatched, which a suspect in its other lane could overtake
+}
+
+// list returns the owner's next pending entries.
+func (p *pass) list(ctx context.Context, from string) ([]redis.XPendingExt, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	page, err := r.sub.redis.client.XPendingExt(ctx, &redis.XPendingExtArgs{
-		Stream: r.sub.stream, Group: r.sub.group.name, Consumer: o.name,
-		Idle: o.idle, Start: from, End: "+", Count: claimPage,
+	page, err := p.sub.redis.client.XPendingExt(ctx, &redis.XPendingExtArgs{
+		Stream: p.sub.stream, Group: p.sub.group.name, Consumer: p.name,
+		Idle: p.idle, Start: from, End: "+", Count: claimPage,
 	}).Result()
 	if errors.Is(err, redis.Nil) {
 		return nil, nil
 	}
-	return page, describe("XPENDING", r.sub.stream, err)
+	return page, describe("XPENDING", p.sub.stream, err)
 }
 
-func (r *recovery) runPage(ctx context.Context, o owner, page []redis.XPendingExt) (ran int, err error) {
+func (p *pass) runPage(ctx context.Context, page []redis.XPendingExt) error {
 	var unread []string
-	flush := func() (n int, err error) {
-		n, err = r.runUnread(ctx, o, unread)
-		ran, unread = ran+n, unread[:0]
-		return n, err
-	}
-	for _, p := range page {
-		if id, ok := parseStreamID(p.ID); !ok || r.sub.flight.has(id) {
+	for _, entry := range page {
+		if id, ok := parseStreamID(entry.ID); !ok || p.sub.flight.has(id) {
 			continue
 		}
-		if p.RetryCount == 0 {
-			unread = append(unread, p.ID)
+		if entry.RetryCount == 0 {
+			unread = append(unread, entry.ID)
 			continue
 		}
-		n, err := flush()
-		if err != nil {
-			return ran, err
+		if err := p.runUnread(ctx, unread); err != nil {
+			return err
 		}
-		if n > 0 && o.own { // they are in other lanes than the suspect
-			r.sub.flight.settle(ctx, r.sub.redis.cfg.MaxIdle)
-		}
-		n, err = r.runSuspect(ctx, o, p.ID, p.RetryCount)
-		ran += n
-		if err != nil {
-			return ran, err
+		unread = unread[:0]
+		if err := p.runSuspect(ctx, entry.ID, entry.RetryCount); err != nil {
+			return err
 		}
 	}
-	_, err = flush()
-	return ran, err
+	return p.runUnread(ctx, unread)
 }
 
 // runUnread claims entries that no router has seen and dispatches them like new ones.
-func (r *recovery) runUnread(ctx context.Context, o owner, ids []string) (ran int, err error) {
+func (p *pass) runUnread(ctx context.Context, ids []string) error {
 	for len(ids) > 0 {
-		n := r.sub.flight.room(ctx, len(ids))
+		n := p.sub.flight.room(ctx, len(ids))
 		if n == 0 {
-			return ran, ctx.Err()
+			return ctx.Err()
 		}
-		events, err := r.take(ctx, o, ids[:n])
+		events, err := p.take(ctx, p.owner, ids[:n])
 		if err != nil {
-			return ran, err
+			return err
 		}
-		r.sub.dispatch(events)
-		ran, ids = ran+len(events), ids[n:]
+		p.sub.dispatch(events)
+		p.ran, p.ahead, ids = p.ran+len(events), true, ids[n:]
 	}
-	return ran, nil
+	return nil
 }
 
 // runSuspect claims one entry and runs it with no other suspect beside it. One that has died with its consumer more
 // than once is given the process to itself, as far as others finish within a lease's time.
-func (r *recovery) runSuspect(ctx context.Context, o owner, id string, deliveries int64) (ran int, err error) {
+func (p *pass) runSuspect(ctx context.Context, id string, deliveries int64) error {
 	select {
-	case r.turn <- struct{}{}:
-		defer func() { <-r.turn }()
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return ctx.Err()
+	}
+	if p.ahead && p.own {
+		p.sub.flight.settle(ctx, p.sub.redis.cfg.MaxIdle)
+		p.ahead = false
 	}
 	if deliveries > 1 {
-		release := r.sub.flight.hold()
+		release := p.sub.flight.hold()
 		defer release()
-		r.sub.flight.settle(ctx, r.sub.redis.cfg.Lease)
+		p.sub.flight.settle(ctx, p.sub.redis.cfg.Lease)
 	}
-	events, err := r.take(ctx, o, []string{id})
-	if err != nil || len(events) == 0 {
-		return 0, err
+	events, err := p.take(ctx, p.owner, []string{id})
+	if err != nil {
+		return err
 	}
-	if !r.sub.fly(r.lane, events) {
-		return 0, ctx.Err()
+	if !p.sub.fly(p.lane, events) {
+		return ctx.Err()
 	}
+	p.ran++
 	select {
-	case <-r.done:
-		return 1, nil
+	case <-p.done:
+		return nil
 	case <-ctx.Done():
-		return 1, ctx.Err()
+		return ctx.Err()
 	}
 }
 

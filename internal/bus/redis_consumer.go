@@ -148,6 +148,7 @@ func (c *consumer) take(ctx context.Context, name string) (bool, error) {
 	}
 	if ok {
 		c.name, c.until = name, from.Add(c.ttl)
+		c.log.Info("consumer name claimed", "consumer", name)
 	}
 	return ok, nil
 }

@@ -49,6 +49,19 @@ type operation struct {
 func (o *operation) Error() string { return "redis: " + o.text }
 func (o *operation) Unwrap() error { return o.err }
 
+// Unavailable reports whether the server could not do its work, whatever was asked of it: it is down, hangs, starts,
+// or takes no writes. Such a fault is over once the server is well again. What the server refuses for good, a wrong
+// type or a missing permission, is none.
+func (o *operation) Unavailable() bool {
+	for _, prefix := range []string{"LOADING", "READONLY", "MISCONF", "OOM", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY"} {
+		if redis.HasErrorPrefix(o.err, prefix) {
+			return true
+		}
+	}
+	var answer redis.Error // the server did answer
+	return !errors.As(o.err, &answer)
+}
+
 // describe says in one line what is wrong with a command on a key, in the words of whoever has to mend it. It returns
 // nil for nil.
 func describe(command, key string, err error) error {

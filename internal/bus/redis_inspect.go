@@ -98,13 +98,18 @@ func (r *Redis) Newest(ctx context.Context, stream string, n int) ([]Entry, erro
 	}
 	entries := make([]Entry, len(messages))
 	for i, m := range messages {
-		fields := make(map[string]string, len(m.Values))
-		for name, value := range m.Values {
-			if text, ok := value.(string); ok {
-				fields[name] = text
-			}
-		}
-		entries[i] = Entry{ID: m.ID, Fields: fields}
+		entries[i] = entryOf(m)
 	}
 	return entries, nil
+}
+
+// entryOf is an entry as go-redis returns it.
+func entryOf(m redis.XMessage) Entry {
+	fields := make(map[string]string, len(m.Values))
+	for name, value := range m.Values {
+		if text, ok := value.(string); ok {
+			fields[name] = text
+		}
+	}
+	return Entry{ID: m.ID, Fields: fields}
 }

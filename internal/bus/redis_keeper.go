@@ -76,12 +76,12 @@ func (k *keeper) keep() {
 func (k *keeper) note(err error) {
 	if err == nil {
 		k.failures = 0
-		k.sub.keeps(nil)
+		k.sub.health.set(partKeeper, nil)
 		return
 	}
 	k.healthy = time.Time{}
 	if k.failures++; k.failures > 1 {
-		k.sub.keeps(err)
+		k.sub.health.set(partKeeper, err)
 	}
 }
 

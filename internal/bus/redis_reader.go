@@ -16,7 +16,7 @@ func (s *subscription) read() {
 	for ctx.Err() == nil {
 		err := s.attach(ctx)
 		if err == nil {
-			s.works()
+			s.health.set(partReader, nil)
 			retry.reset()
 			if err = s.readOwn(ctx); err == nil {
 				err = s.readNew(ctx)
@@ -32,7 +32,7 @@ func (s *subscription) read() {
 			}
 			continue
 		}
-		s.fails(err)
+		s.health.set(partReader, err)
 		if !retry.wait(ctx, longestWait(err)) {
 			return
 		}
@@ -66,8 +66,8 @@ func (s *subscription) identify(ctx context.Context) error {
 }
 
 // readOwn runs what the consumer has pending from an earlier life, or from a reply that never arrived, and waits for
-// that, so that it comes before what is new. Some of it may take long, so it waits for MaxIdle at most; the rest goes on
-// beside what is new.
+// that, so that it comes before what is new. Some of it may take long, so it waits for MaxIdle at most; the rest goes
+// on beside what is new.
 func (s *subscription) readOwn(ctx context.Context) error {
 	select {
 	case s.owning <- struct{}{}:

@@ -17,8 +17,8 @@ func (e replyError) Error() string { return string(e) }
 // RedisError makes it a redis.Error.
 func (e replyError) RedisError() {}
 
-// replyBuffer takes a reply as it comes. It refuses one that is an error, so that go-redis sees that too, and closes the
-// connection to a server that has become a read-only replica.
+// replyBuffer takes a reply as it comes. It refuses one that is an error, so that go-redis sees that too, and closes
+// the connection to a server that has become a read-only replica.
 type replyBuffer struct{ bytes.Buffer }
 
 // keepReply is the largest buffer that is kept for the next reply.

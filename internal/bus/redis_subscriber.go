@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,6 +91,8 @@ type subscription struct {
 	log    *slog.Logger
 	out    chan *message.Message
 
+	began time.Time
+
 	live context.Context // until the subscription ends
 	stop context.CancelFunc
 	base context.Context // of the messages: until a drain has taken too long
@@ -115,23 +116,20 @@ type subscription struct {
 
 	work   sync.WaitGroup // what reads and keeps
 	owning chan struct{}  // one token: what is left from an earlier life is being run
-
-	mu     sync.Mutex
-	fault  error // why the reader does not work; nil when it does
-	upkeep error // why the keeper does not
+	health *health
 }
 
 func newSubscription(ctx context.Context, from *redisSubscriber) *subscription {
 	r := from.redis
 	log := r.log.With("stream", from.stream, "group", from.group)
 	s := &subscription{
-		redis: r, stream: from.stream, log: log, out: make(chan *message.Message),
+		redis: r, stream: from.stream, log: log, out: make(chan *message.Message), began: time.Now(),
 		done: make(chan struct{}), decoder: event.Decoder{MaxSize: int(r.cfg.MaxEventSize)},
-		flight: newFlight(r.cfg.MaxInFlight), reads: r.dial(true), owning: make(chan struct{}, 1), fault: errNotAttached,
+		flight: newFlight(r.cfg.MaxInFlight), reads: r.dial(true), owning: make(chan struct{}, 1), health: newHealth(log),
 	}
 	s.live, s.stop = context.WithCancel(ctx)
 	s.base, s.drop = context.WithCancel(context.WithoutCancel(ctx))
-	s.acks = newAcks(r, from.stream, from.group, s.flight, log)
+	s.acks = newAcks(r, from.stream, from.group, s.flight, s.health)
 	s.who = newConsumer(r, newRedisKeys(from.stream, from.group), log)
 	s.group = &redisGroup{
 		client: r.client, stream: from.stream, name: from.group, fresh: "0", who: s.who, log: log,
@@ -209,17 +207,28 @@ func (s *subscription) finish(left []*event.Event) {
 	s.log.Info("subscription ended", "unhandled", len(left))
 }
 
-// giveBack takes back the deliveries of entries that this process has read and not handled. It did not die of them, so
-// they do not count, and whoever runs them next need not suspect them.
+// giveBack takes back the deliveries of entries that Redis gave to this process and that it has not handled. It did not
+// die of them, so they do not count, and whoever runs them next need not suspect them. These are left, and what was in
+// a reply that the end of the subscription cut off.
 func (s *subscription) giveBack(ctx context.Context, left []*event.Event) error {
 	if !s.who.alive() {
 		return nil // they may be another's by now
 	}
-	counts := map[int64][]any{}
+	counts, known := map[int64][]any{}, make(map[string]bool, len(left))
 	for _, e := range left {
 		counts[e.Deliveries] = append(counts[e.Deliveries], e.EntryID)
+		known[e.EntryID] = true
 	}
-	_, err := s.redis.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	cut, err := s.recovery.since(ctx, s.began)
+	if err != nil {
+		return err
+	}
+	for _, p := range cut {
+		if !known[p.ID] {
+			counts[p.RetryCount] = append(counts[p.RetryCount], p.ID)
+		}
+	}
+	_, err = s.redis.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for deliveries, ids := range counts {
 			args := append([]any{"XCLAIM", s.stream, s.group.name, s.who.is(), 0}, ids...)
 			p.Do(ctx, append(args, "RETRYCOUNT", max(deliveries-1, 0), "JUSTID")...)
@@ -229,50 +238,12 @@ func (s *subscription) giveBack(ctx context.Context, left []*event.Event) error 
 	return describe("XCLAIM", s.stream, err)
 }
 
-// health returns why the subscription does not work, nil when it does.
-func (s *subscription) health() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	err := cmp.Or(s.fault, s.upkeep)
-	if err == nil {
-		return nil
+// fault returns why the subscription does not work, nil when it does.
+func (s *subscription) fault() error {
+	if err := s.health.fault(); err != nil {
+		return fmt.Errorf("stream %s, group %s: %w", s.stream, s.group.name, err)
 	}
-	return fmt.Errorf("stream %s, group %s: %w", s.stream, s.group.name, err)
-}
-
-// works notes that Redis answers; fails that it does not. Each logs a change once.
-func (s *subscription) works() {
-	s.mu.Lock()
-	was := s.fault
-	s.fault = nil
-	s.mu.Unlock()
-	if was != nil {
-		s.log.Info("redis stream attached", "consumer", s.who.is())
-	}
-}
-
-func (s *subscription) fails(err error) {
-	s.mu.Lock()
-	was := s.fault
-	s.fault = err
-	s.mu.Unlock()
-	if was == nil || errors.Is(was, errNotAttached) {
-		s.log.Warn("redis stream not available, will be tried until it is", "err", err)
-	}
-}
-
-// keeps notes whether the keeper works, and logs a change once.
-func (s *subscription) keeps(err error) {
-	s.mu.Lock()
-	was, reading := s.upkeep, s.fault == nil
-	s.upkeep = err
-	s.mu.Unlock()
-	switch {
-	case err != nil && was == nil && reading: // else the reader has said so
-		s.log.Warn("housekeeping of the consumer group fails", "err", err)
-	case err == nil && was != nil:
-		s.log.Info("housekeeping of the consumer group works again")
-	}
+	return nil
 }
 
 // decode makes the event of an entry.

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // ErrNoEntry is returned by Delete for an entry that the stream does not hold.
@@ -34,10 +37,15 @@ func (m *InMemory) Delete(_ context.Context, stream, id string) error {
 	return nil
 }
 
+// index is where an entry is in the ring, -1 when it is not there.
+func (l *letters) index(id string) int {
+	return slices.IndexFunc(l.ring, func(e Entry) bool { return e.ID == id })
+}
+
 // remove deletes an entry and reports whether it was there. The ring is put in
 // order first, oldest entry first, so that it may grow again.
 func (l *letters) remove(id string) bool {
-	i := slices.IndexFunc(l.ring, func(e Entry) bool { return e.ID == id })
+	i := l.index(id)
 	if i < 0 {
 		return false
 	}
@@ -49,4 +57,33 @@ func (l *letters) remove(id string) bool {
 	}
 	l.ring, l.next = ordered, 0
 	return true
+}
+
+// Entry returns an entry of a stream. It returns ErrNoEntry when the stream does not
+// hold it.
+func (r *Redis) Entry(ctx context.Context, stream, id string) (Entry, error) {
+	messages, err := r.client.XRangeN(ctx, stream, id, id, 1).Result()
+	switch {
+	case redis.HasErrorPrefix(err, "ERR Invalid stream ID"):
+		return Entry{}, fmt.Errorf("stream %s: %w", stream, ErrNoEntry)
+	case err != nil:
+		return Entry{}, describe("XRANGE", stream, err)
+	case len(messages) == 0:
+		return Entry{}, fmt.Errorf("stream %s: %w", stream, ErrNoEntry)
+	}
+	return entryOf(messages[0]), nil
+}
+
+// Entry returns an entry of a stream whose entries are kept (RetainDeadLetters). It
+// returns ErrNoEntry when the stream does not hold it.
+func (m *InMemory) Entry(_ context.Context, stream, id string) (Entry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.streams[stream]; s != nil && s.letters != nil {
+		if i := s.letters.index(id); i >= 0 {
+			e := s.letters.ring[i]
+			return Entry{ID: e.ID, Fields: maps.Clone(e.Fields)}, nil
+		}
+	}
+	return Entry{}, fmt.Errorf("stream %s: %w", stream, ErrNoEntry)
 }

@@ -11,10 +11,11 @@ import (
 	"github.com/mjdevaccount/pulseflow/internal/redistest"
 )
 
-func TestDelete(t *testing.T) {
+func TestSingleEntries(t *testing.T) {
 	ctx := context.Background()
 	type store interface {
 		Newest(ctx context.Context, stream string, n int) ([]Entry, error)
+		Entry(ctx context.Context, stream, id string) (Entry, error)
 		Delete(ctx context.Context, stream, id string) error
 	}
 	check := func(t *testing.T, s store, put func(data string) string) {
@@ -34,6 +35,14 @@ func TestDelete(t *testing.T) {
 				list = append(list, e.Fields["data"])
 			}
 			return list
+		}
+		if e, err := s.Entry(ctx, "dlq", ids["2"]); err != nil || e.ID != ids["2"] || e.Fields["data"] != "2" {
+			t.Errorf("entry 2: %+v, %v", e, err)
+		}
+		for _, bad := range []string{"9999999999999-0", "nonsense"} {
+			if _, err := s.Entry(ctx, "dlq", bad); !errors.Is(err, ErrNoEntry) {
+				t.Errorf("entry %s: %v, want ErrNoEntry", bad, err)
+			}
 		}
 		for _, data := range []string{"3", "1"} {
 			if err := s.Delete(ctx, "dlq", ids[data]); err != nil {
