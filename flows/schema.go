@@ -66,7 +66,7 @@ func (b *Bus) fields() Fields {
 			Default("mdp"), Check(func() error { return checkName(b.Namespace) })),
 		Int("lanes", &b.Lanes,
 			"the number of events a flow handles at once; events of one key share a lane, and so keep their order; "+
-				"0 is 16 for each CPU, and at least 64",
+				"0 is 16 for each CPU, and at least 128",
 			Default("0"), Min(0), Max(4096)),
 		Int("capacity", &b.Capacity,
 			"inmem: the number of events held before publishing has to wait", Default("10000"), Min(1), Max(10_000_000)),

@@ -44,8 +44,20 @@ type Delivery struct {
 	Stage string
 	// ErrorKind is the kind of the last failure; see ErrorKind.
 	ErrorKind string
+	// feedback is the event as a feedback event once a stage has found it to be one.
+	feedback   event.Feedback
+	isFeedback bool
 	// Adjustment is what handle decided and rate-apply applies; nil before.
 	Adjustment *Adjustment
+}
+
+// Feedback returns the event as a feedback event, as far as handling it takes; see
+// event.Event.LenientFeedback for the error.
+func (d *Delivery) Feedback() (event.Feedback, error) {
+	if d.isFeedback {
+		return d.feedback, nil
+	}
+	return d.Event.LenientFeedback()
 }
 
 type deliveryKey struct{}

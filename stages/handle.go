@@ -104,7 +104,7 @@ func (s *handle) Middleware(next message.HandlerFunc) message.HandlerFunc {
 func handleFeedback(_ context.Context, d *Delivery, c HandleConfig, deps Deps) error {
 	// Lenient, because validation in warn mode lets incomplete events through: what
 	// the adjustment needs is enough, and what it lacks is this stage's error.
-	fb, err := d.Event.LenientFeedback()
+	fb, err := d.Feedback()
 	if err != nil {
 		return PermanentKind(KindSchema, fmt.Errorf("feedback event: %w", err))
 	}

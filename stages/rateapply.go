@@ -126,6 +126,10 @@ func (s *rateApply) Middleware(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
+// announcementSize has room for an announcement with a provider's name of usual
+// length, in bytes.
+const announcementSize = 384
+
 // announce publishes the provider's state, where that is due.
 func (s *rateApply) announce(d *Delivery, a *Adjustment) error {
 	return s.announcer(a.Provider).announce(func(state RateState) (func() error, error) {
@@ -134,7 +138,7 @@ func (s *rateApply) announce(d *Delivery, a *Adjustment) error {
 		if err != nil {
 			return nil, Permanent(err)
 		}
-		data, err := env.Append(nil)
+		data, err := env.Append(make([]byte, 0, announcementSize))
 		if err != nil {
 			return nil, Permanent(err)
 		}

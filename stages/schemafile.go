@@ -10,8 +10,6 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
-
-	"github.com/mjdevaccount/pulseflow/event"
 )
 
 // maxSchemaFile bounds a schema document, in bytes.
@@ -62,8 +60,8 @@ func compileSchema(name string, src []byte) (*jsonschema.Schema, error) {
 // schemaCheck validates payloads by schema. Its errors name pointer and rule, and
 // leave out the value.
 func schemaCheck(schema *jsonschema.Schema) check {
-	return func(e *event.Event) error {
-		value, err := jsonschema.UnmarshalJSON(bytes.NewReader(e.Document()))
+	return func(d *Delivery) error {
+		value, err := jsonschema.UnmarshalJSON(bytes.NewReader(d.Event.Document()))
 		if err != nil {
 			return errors.New("payload is not JSON")
 		}

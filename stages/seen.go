@@ -27,14 +27,12 @@ type MemoryStore struct {
 	clock Clock
 	ttl   time.Duration
 
-	mu       sync.Mutex
-	done     *simplelru.LRU[string, time.Time]
-	reserved map[string]*reservation
+	mu   sync.Mutex
+	done *simplelru.LRU[string, time.Time]
+	// reserved are the keys in progress. The channel is made by the first who has to
+	// wait for one, since almost none is ever waited for.
+	reserved map[string]chan struct{}
 }
-
-// reservation is a key in progress. wait is made by the first who has to wait,
-// since almost no key is ever waited for.
-type reservation struct{ wait chan struct{} }
 
 // NewMemoryStore returns a store of at most capacity keys, each kept for ttl
 // after its commit; a ttl of zero keeps it until it is
@@ -44,26 +42,26 @@ func NewMemoryStore(capacity int, ttl time.Duration, clock Clock) (*MemoryStore,
 	if err != nil {
 		return nil, err
 	}
-	return &MemoryStore{clock: clock, ttl: ttl, done: lru, reserved: make(map[string]*reservation)}, nil
+	return &MemoryStore{clock: clock, ttl: ttl, done: lru, reserved: make(map[string]chan struct{})}, nil
 }
 
 // Reserve implements SeenStore.
 func (s *MemoryStore) Reserve(ctx context.Context, key string) (bool, error) {
 	for {
 		s.mu.Lock()
-		r, busy := s.reserved[key]
+		wait, busy := s.reserved[key]
 		if !busy {
 			fresh := !s.seen(key)
 			if fresh {
-				s.reserved[key] = &reservation{}
+				s.reserved[key] = nil
 			}
 			s.mu.Unlock()
 			return fresh, nil
 		}
-		if r.wait == nil {
-			r.wait = make(chan struct{})
+		if wait == nil {
+			wait = make(chan struct{})
+			s.reserved[key] = wait
 		}
-		wait := r.wait
 		s.mu.Unlock()
 		select {
 		case <-wait:
@@ -111,10 +109,10 @@ func (s *MemoryStore) Len() int {
 }
 
 func (s *MemoryStore) end(key string) {
-	if r, ok := s.reserved[key]; ok {
+	if wait, ok := s.reserved[key]; ok {
 		delete(s.reserved, key)
-		if r.wait != nil {
-			close(r.wait)
+		if wait != nil {
+			close(wait)
 		}
 	}
 }

@@ -113,13 +113,17 @@ func (c *ValidateConfig) Build(deps Deps) (Stage, error) {
 }
 
 // check says whether an event's payload has the shape of a schema.
-type check func(*event.Event) error
+type check func(*Delivery) error
 
 // builtinChecks are the typed fast paths; a differential test holds each against
 // its JSON Schema.
 var builtinChecks = map[string]check{
-	event.SchemaFeedback:       func(e *event.Event) error { _, err := e.Feedback(); return err },
-	event.SchemaRateAdjustment: func(e *event.Event) error { _, err := e.RateAdjustment(); return err },
+	event.SchemaFeedback: func(d *Delivery) error {
+		fb, err := d.Event.Feedback()
+		d.feedback, d.isFeedback = fb, err == nil // handle need not read it again
+		return err
+	},
+	event.SchemaRateAdjustment: func(d *Delivery) error { _, err := d.Event.RateAdjustment(); return err },
 }
 
 type validate struct {
@@ -132,8 +136,9 @@ var _ Stage = (*validate)(nil)
 // Middleware implements Stage.
 func (s *validate) Middleware(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
-		e := From(msg.Context()).Event
-		if err := s.shape(e); err != nil {
+		d := From(msg.Context())
+		e := d.Event
+		if err := s.shape(d); err != nil {
 			s.observer.ValidationFailed(s.config.Schema, s.config.Mode)
 			if s.config.Mode == modeStrict {
 				return nil, PermanentKind(KindSchema, err)
@@ -154,7 +159,8 @@ func (s *validate) Middleware(next message.HandlerFunc) message.HandlerFunc {
 // errSchema does not name the schema the event has: it is the producer's text.
 var errSchema = errors.New("schema is not the one this flow accepts")
 
-func (s *validate) shape(e *event.Event) error {
+func (s *validate) shape(d *Delivery) error {
+	e := d.Event
 	if e.Schema != s.config.Schema {
 		return fmt.Errorf("/meta/schema_id: %w (%s)", errSchema, s.config.Schema)
 	}
@@ -162,5 +168,5 @@ func (s *validate) shape(e *event.Event) error {
 	if !ok {
 		return fmt.Errorf("/meta/track: no schema of track %s for %s", e.Track, s.config.Schema)
 	}
-	return check(e)
+	return check(d)
 }

@@ -1,27 +1,33 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
-	"syscall"
+	"sync"
 	"text/tabwriter"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/mjdevaccount/pulseflow/event"
+	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/internal/adjust"
+	"github.com/mjdevaccount/pulseflow/internal/bus"
+	"github.com/mjdevaccount/pulseflow/router"
+	"github.com/mjdevaccount/pulseflow/stages"
 )
 
 // latencySeconds is how long each rate is offered.
 const latencySeconds = 5
 
 // latency offers entries at fixed rates, whatever the consumer does, and measures
-// the time from the moment an entry was due on the stream to the announcement of
-// the adjustment it led to: XADD, decode, every stage, and the publish.
+// the time from the moment an entry was due on the stream until its adjustment was
+// applied: XADD, decode, and every stage up to the rate coordinator.
 func latency(ctx context.Context, o options) error {
 	server, err := startRedis()
 	if err != nil {
@@ -31,52 +37,47 @@ func latency(ctx context.Context, o options) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(w, "offered, events/s for %d s\tp50 ms\tp99 ms\tp99.9 ms\tapplied\t\n", latencySeconds)
 	for _, rate := range []int{1_000, 10_000, 50_000} {
-		list, err := offered(ctx, o, server, rate)
+		q, err := offered(ctx, server, rate)
 		if err != nil {
 			return fmt.Errorf("%d/s: %w", rate, err)
 		}
-		slices.Sort(list)
-		at := func(q float64) float64 { return list[min(int(q*float64(len(list))), len(list)-1)].Seconds() * 1e3 }
-		fmt.Fprintf(w, "%d\t%.2f\t%.2f\t%.2f\t%d\t\n", rate, at(0.5), at(0.99), at(0.999), len(list))
+		fmt.Fprintf(w, "%d\t%.2f\t%.2f\t%.2f\t%d\t\n", rate, q[0], q[1], q[2], rate*latencySeconds)
 	}
 	return w.Flush()
 }
 
-// offered returns the latency of each entry offered at rate.
-func offered(ctx context.Context, o options, server *redisServer, rate int) ([]time.Duration, error) {
+// offered returns the quantiles, in ms, at one rate.
+func offered(ctx context.Context, server *redisServer, rate int) (q [3]float64, err error) {
 	if err := server.client.FlushAll(ctx).Err(); err != nil {
-		return nil, err
+		return q, err
 	}
-	file, err := flowFile("always")
+	self, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return q, err
 	}
-	defer os.RemoveAll(filepath.Dir(file))
-	cmd := exec.CommandContext(ctx, o.binary, "run", "--config", file, "--backend", "redis", "--log-level", "error",
-		"--listen", "off")
-	cmd.Env = append(os.Environ(), "REDIS_URL="+server.url)
+	cmd := exec.CommandContext(ctx, self, "-worker", "latency", "-n", fmt.Sprint(rate*latencySeconds), "-url", server.url)
 	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		return nil, err
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return q, err
 	}
-	defer func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-	}()
+	if err := cmd.Start(); err != nil {
+		return q, err
+	}
 	for server.client.XInfoGroups(ctx, stream).Err() != nil {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if err := offer(ctx, server.client, rate); err != nil {
-		return nil, err
+		return q, err
 	}
-	if err := server.consumed(ctx); err != nil {
-		return nil, err
+	if _, err := fmt.Fscan(bufio.NewReader(out), &q[0], &q[1], &q[2]); err != nil {
+		return q, err
 	}
-	return latencies(ctx, server.client)
+	return q, cmd.Wait()
 }
 
-// offer writes entries at their due times. Each carries its due time as the
-// event's own, so the announcement tells it.
+// offer writes entries at their due times. Each carries its due time as the event's
+// own, so that whoever applies it knows how late it is.
 func offer(ctx context.Context, client *redis.Client, rate int) error {
 	const tick = time.Millisecond
 	total := rate * latencySeconds
@@ -100,31 +101,54 @@ func offer(ctx context.Context, client *redis.Client, rate int) error {
 	return nil
 }
 
-// latencies reads the announcements: when each was made, its envelope says; what it
-// was made for, its payload.
-func latencies(ctx context.Context, client *redis.Client) ([]time.Duration, error) {
-	var list []time.Duration
-	start := "-"
-	for {
-		page, err := client.XRangeN(ctx, "mdp:mdp.telemetry.rate_adjustment", start, "+", 10_000).Result()
-		if err != nil {
-			return nil, err
-		}
-		for _, m := range page {
-			data, _ := m.Values["data"].(string)
-			e := event.Decoder{}.Decode(m.ID, []byte(data))
-			due, ok := e.EventTime()
-			if e.Err != nil || !ok {
-				return nil, fmt.Errorf("announcement %s does not decode: %w", m.ID, e.Err)
-			}
-			list = append(list, max(0, event.At(e.Time).Sub(event.At(due))))
-		}
-		if len(page) < 10_000 {
-			if len(list) == 0 {
-				return nil, fmt.Errorf("nothing was announced")
-			}
-			return list, nil
-		}
-		start = "(" + page[len(page)-1].ID
+// timedRates are the rate coordinator with a note of how late each adjustment was.
+type timedRates struct {
+	*adjust.Applier
+	mu   sync.Mutex
+	late []time.Duration
+	n    int
+	all  chan struct{}
+}
+
+// Apply implements stages.RateApplier.
+func (r *timedRates) Apply(ctx context.Context, a stages.Adjustment) (stages.RateState, error) {
+	s, err := r.Applier.Apply(ctx, a)
+	late := time.Since(event.At(a.Time))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.late = append(r.late, late); len(r.late) == r.n {
+		close(r.all)
 	}
+	return s, err
+}
+
+// appliedLatency is the worker: it applies n entries and prints the quantiles.
+func appliedLatency(ctx context.Context, url string, n int) error {
+	applier, err := adjust.New([]flows.Provider{{Name: "ibkr", Rate: 60, Burst: 60, MinRate: 1}}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	rates := &timedRates{Applier: applier, n: n, late: make([]time.Duration, 0, n), all: make(chan struct{})}
+	r, _, err := newFlow(func(*flows.File) (router.Transport, error) {
+		return bus.NewRedis(bus.RedisConfig{URL: url})
+	}, rates)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx, nil) }()
+	select {
+	case <-rates.all:
+	case <-time.After(time.Minute):
+		return fmt.Errorf("only %d of %d applied within a minute", len(rates.late), n)
+	}
+	slices.Sort(rates.late)
+	for _, q := range []float64{0.5, 0.99, 0.999} {
+		fmt.Printf("%f ", rates.late[min(int(q*float64(n)), n-1)].Seconds()*1e3)
+	}
+	fmt.Println()
+	cancel()
+	return <-ended
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -37,6 +38,8 @@ func work(ctx context.Context, name string, o options) error {
 		return bareGochannel(ctx, o.entries)
 	case "chain":
 		return chain(ctx, o.entries)
+	case "latency":
+		return appliedLatency(ctx, o.url, o.entries)
 	default:
 		return fmt.Errorf("no worker %q", name)
 	}
@@ -135,37 +138,50 @@ func entries(n int) [][]byte {
 	return list
 }
 
-// chain is the shipped flow on the in-memory bus.
-func chain(ctx context.Context, n int) error {
+// newFlow builds the shipped flow over a transport, with rates in the place of the
+// coordinator where they are given.
+func newFlow(transport func(*flows.File) (router.Transport, error), rates stages.RateApplier) (*router.Router, *router.Plan, error) {
 	path, err := flowFile("change")
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
+	defer os.RemoveAll(filepath.Dir(path))
 	file, d := flows.Load(path, os.LookupEnv)
 	if d.HasErrors() {
-		return d.Err()
+		return nil, nil, d.Err()
 	}
 	plan, d := router.NewPlan(file, stages.Builtin())
 	if d.HasErrors() {
-		return d.Err()
+		return nil, nil, d.Err()
 	}
 	log := slog.New(slog.DiscardHandler)
-	m, err := bus.NewInMemory(bus.InMemoryConfig{Capacity: file.Bus.Capacity})
+	t, err := transport(file)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	rates, err := adjust.New(file.Providers, log)
-	if err != nil {
-		return err
+	if rates == nil {
+		if rates, err = adjust.New(file.Providers, log); err != nil {
+			return nil, nil, err
+		}
 	}
 	watch, err := telemetry.New(prometheus.NewRegistry())
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	r, err := router.Build(plan, router.Deps{
-		Transport: m, Rates: rates, Observer: watch, Logger: log,
+		Transport: t, Rates: rates, Observer: watch, Logger: log,
 		Observe: func(flow, topic string) router.FlowObserver { return watch.Flow(flow, topic) },
 	})
+	return r, plan, err
+}
+
+// chain is the shipped flow on the in-memory bus.
+func chain(ctx context.Context, n int) error {
+	m, err := bus.NewInMemory(bus.InMemoryConfig{})
+	if err != nil {
+		return err
+	}
+	r, plan, err := newFlow(func(*flows.File) (router.Transport, error) { return m, nil }, nil)
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ type InMemoryConfig struct {
 	Capacity int
 	// Lanes is how many events of a group are handled at once, when its
 	// subscriber does not say. Zero means 16 for each CPU the process may use
-	// (GOMAXPROCS), and at least 64.
+	// (GOMAXPROCS), and at least 128.
 	Lanes int
 	// MaxEventSize is the largest event, in bytes, that is decoded; a larger one
 	// is delivered with an error in its Event. Zero means event.DefaultMaxSize.

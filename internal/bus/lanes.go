@@ -25,7 +25,7 @@ const (
 // defaultLanes is how many events a subscription handles at once when nobody says.
 // An idle lane costs a few hundred bytes, and lanes are what hides the time that
 // stages wait for others.
-func defaultLanes() int { return max(64, 16*runtime.GOMAXPROCS(0)) }
+func defaultLanes() int { return max(128, 16*runtime.GOMAXPROCS(0)) }
 
 // lanes hands events to one output channel so that events of one order key are
 // handled one after another, in the order they were dispatched, while different

@@ -80,7 +80,7 @@ type RedisConfig struct {
 	Trim string
 
 	// Lanes is how many events of a subscription are handled at once, when the subscriber does not say. Default 16 for
-	// each CPU the process may use (GOMAXPROCS), and at least 64.
+	// each CPU the process may use (GOMAXPROCS), and at least 128.
 	Lanes int
 	// MaxEventSize is the largest event, in bytes, that is decoded; a larger one is delivered with an error in its Event.
 	// Default event.DefaultMaxSize.

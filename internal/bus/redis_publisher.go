@@ -51,11 +51,11 @@ func newRedisPublisher(r *Redis) (*redisPublisher, error) {
 }
 
 // pipelineOptions make one batch at a time, in the order of publishing, of all that was published during the last one.
-// Left to itself, the pipeline also waits before each batch for as many commands as have lately come together, up to
-// 2 ms. Any delay of one's own turns that off, and the shortest there is costs nothing.
+// Left to itself, the pipeline waits before each batch for as many commands as have lately come together, up to 2 ms; a
+// batch size of 1, which is a threshold and no limit, makes it go as soon as the last batch is done.
 func pipelineOptions() *redis.AutoPipelineOptions {
 	opts := redis.DefaultAutoPipelineOptions()
-	opts.MaxFlushDelay = time.Nanosecond
+	opts.MaxBatchSize = 1
 	return opts
 }
 
@@ -71,12 +71,18 @@ func (p *redisPublisher) Publish(topic string, messages ...*message.Message) err
 // Enqueue takes a message for the stream topic, to be written after all that were taken before it, and returns at once.
 // wait returns when Redis has the entry, or with the error; it may be called once.
 func (p *redisPublisher) Enqueue(topic string, msg *message.Message) (wait func() error) {
-	fields, err := entryFields(msg.Payload, msg.Metadata)
-	if err != nil {
-		return func() error { return fmt.Errorf("publish to %s: %w", topic, err) }
+	add := redis.XAddArgs{Stream: topic}
+	if len(msg.Metadata) == 0 && msg.Payload != nil {
+		add.Values = []any{fieldData, []byte(msg.Payload)} // what entryFields comes to, without the maps
+	} else {
+		fields, err := entryFields(msg.Payload, msg.Metadata)
+		if err != nil {
+			return func() error { return fmt.Errorf("publish to %s: %w", topic, err) }
+		}
+		add.Values = fields
 	}
 	ctx := msg.Context()
-	cmd, maxLen := p.writer.submit(ctx, &redis.XAddArgs{Stream: topic, Values: fields})
+	cmd, maxLen := p.writer.submit(ctx, &add)
 	return func() error {
 		if err := p.writer.await(ctx, cmd, topic, maxLen); err != nil {
 			return fmt.Errorf("publish to %s: %w", topic, err)

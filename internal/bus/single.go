@@ -64,7 +64,7 @@ func (l *letters) remove(id string) bool {
 func (r *Redis) Entry(ctx context.Context, stream, id string) (Entry, error) {
 	messages, err := r.client.XRangeN(ctx, stream, id, id, 1).Result()
 	switch {
-	case redis.HasErrorPrefix(err, "ERR Invalid stream ID"):
+	case redis.HasErrorPrefix(err, "Invalid stream ID"):
 		return Entry{}, fmt.Errorf("stream %s: %w", stream, ErrNoEntry)
 	case err != nil:
 		return Entry{}, describe("XRANGE", stream, err)
