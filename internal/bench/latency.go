@@ -28,7 +28,7 @@ const latencySeconds = 5
 // latency offers entries at fixed rates, whatever the consumer does, and measures
 // the time from the moment an entry was due on the stream until its adjustment was
 // applied: XADD, decode, and every stage up to the rate coordinator.
-func latency(ctx context.Context, o options) error {
+func latency(ctx context.Context) error {
 	server, err := startRedis()
 	if err != nil {
 		return err

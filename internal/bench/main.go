@@ -38,7 +38,7 @@ func main() {
 	case *worker != "":
 		err = work(ctx, *worker, o)
 	case o.latency:
-		err = latency(ctx, o)
+		err = latency(ctx)
 	default:
 		err = throughput(ctx, o)
 	}
