@@ -15,7 +15,7 @@ RACE := $(shell test "$$($(GO) env CGO_ENABLED)" = 1 && command -v $$($(GO) env 
 FUZZTIME ?= 30s
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check lint vet fmt generate generated fuzz faults bench latency clean
+.PHONY: help run build test check lint vet fmt generate generated fuzz faults stress bench latency clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ fuzz: ## Run every fuzz target for FUZZTIME each
 	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
 	  done; \
 	done
+
+stress: ## Run Watermill's suite many times at once on Redis, and over restarts
+	PULSEFLOW_TEST_REDIS=required $(GO) test -tags stress -count=1 -timeout 30m -run 'Stress|Reconnect' ./internal/bus
 
 faults: ## Hurt consumers, servers and connections, and look for missing entries
 	PULSEFLOW_TEST_REDIS=required $(GO) test -tags faults -count=1 -timeout 30m -v ./internal/faults

@@ -106,6 +106,10 @@ func TestStartWithoutRedis(t *testing.T) {
 	t.Cleanup(func() { _ = transport.Close(context.Background()) })
 	l := &line{transport: transport, pending: func() int64 { return 0 }}
 	r := start(t, l, adjusting, nil, nil)
+	// From the first moment: what has not attached is not running.
+	if s := r.router.Status()[0]; s.State == router.StateRunning {
+		t.Errorf("status %+v before the flow has attached", s)
+	}
 	r.eventually("the reason", func() bool {
 		s := r.router.Status()[0]
 		return s.State == router.StateDegraded && strings.Contains(s.Reason, "connection refused")

@@ -41,6 +41,7 @@ type state uint8
 
 const (
 	stateBuilt state = iota
+	stateStarting
 	stateRunning
 	stateStopping
 	stateStopped
@@ -76,7 +77,7 @@ func Build(plan *Plan, deps Deps) (*Router, error) {
 // when ctx ends. It returns nil after a drain in time; started may be nil. A Router
 // runs once.
 func (r *Router) Run(ctx context.Context, started func()) error {
-	if !r.enter(stateBuilt, stateRunning) {
+	if !r.enter(stateBuilt, stateStarting) {
 		return errors.New("router runs only once")
 	}
 	var err error
@@ -85,6 +86,9 @@ func (r *Router) Run(ctx context.Context, started func()) error {
 			break
 		}
 	}
+	// Only now: before it has subscribed, a transport cannot tell that a flow does not
+	// work yet.
+	r.enter(stateStarting, stateRunning)
 	if err == nil {
 		if started != nil {
 			started()

@@ -63,7 +63,7 @@ func (r *Router) Status() []FlowStatus {
 			s.State, s.Reason = StateDisabled, p.Disabled
 		case state >= stateStopping:
 			s.State = StateStopping
-		case state == stateBuilt:
+		case state < stateRunning:
 			s.State = StateStarting
 		case f.ended():
 			s.State, s.Reason = StateDegraded, "the flow has ended by itself; restart the process"
