@@ -56,30 +56,30 @@ flows:
 	go func() { done <- svc.run(ctx, nil, false) }()
 	eventually(t, "the flow to run", func() bool { return svc.ready().Status == "ready" }, func() string { return "" })
 
-	post := func() *http.Response {
+	post := func() (status int, retryAfter string) {
 		t.Helper()
 		resp, err := http.Post("http://"+svc.admin.Addr()+"/ingest/telemetry.feedback", "", strings.NewReader("{}"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		resp.Body.Close()
-		return resp
+		defer resp.Body.Close()
+		return resp.StatusCode, resp.Header.Get("Retry-After")
 	}
 	accepted := 0
-	for resp := post(); resp.StatusCode == http.StatusAccepted; resp = post() {
+	for status, _ := post(); status == http.StatusAccepted; status, _ = post() {
 		if accepted++; accepted > capacity {
 			t.Fatalf("%d accepted, more than the bus holds", accepted)
 		}
 	}
-	if resp := post(); resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
-		t.Errorf("full: %d, Retry-After %q; want 503 and a time", resp.StatusCode, resp.Header.Get("Retry-After"))
+	if status, retryAfter := post(); status != http.StatusServiceUnavailable || retryAfter == "" {
+		t.Errorf("full: %d, Retry-After %q; want 503 and a time", status, retryAfter)
 	}
 	close(release)
 	eventually(t, "what was taken to be handled", func() bool {
 		return svc.router.Status()[0].Success == int64(accepted)
 	}, func() string { return fmt.Sprint(svc.router.Status()) })
-	if resp := post(); resp.StatusCode != http.StatusAccepted {
-		t.Errorf("with room again: %d", resp.StatusCode)
+	if status, _ := post(); status != http.StatusAccepted {
+		t.Errorf("with room again: %d", status)
 	}
 	cancel()
 	select {
