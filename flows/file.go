@@ -114,7 +114,39 @@ type Provider struct {
 	// Rate is in tokens a second, Burst in tokens, and MinRate, the floor of a reduced rate, in tokens a second; a
 	// MinRate of 0 allows a full pause.
 	Rate, Burst, MinRate float64
-	Pos                  Position
+	// RampUp is how long a raised rate takes to grow; 0 raises it at once.
+	RampUp time.Duration
+	// Breaker is the circuit breaker.
+	Breaker Breaker
+	// Cooldown is the length of a cooldown that gives none; 0 leaves it to the rate coordinator.
+	Cooldown time.Duration
+	// AggregateLast takes the level of the newest event of all coordinators instead of the worst of their levels.
+	AggregateLast bool
+	// OnSilence says when a level that is not repeated is released.
+	OnSilence Silence
+	// MaxCoordinators bounds the coordinators whose levels are held, and MaxFutureSkew how far ahead an event's time
+	// may lie; 0 leaves them to the rate coordinator.
+	MaxCoordinators int
+	MaxFutureSkew   time.Duration
+	Pos             Position
+}
+
+// Breaker is a provider's circuit breaker.
+type Breaker struct {
+	// Threshold is the number of failures in a row that open it; 0 is no breaker.
+	Threshold int
+	// OpenFor is how long it stays open, and HalfOpen how many calls then try whether it can close; 0 leaves them to
+	// the rate coordinator.
+	OpenFor  time.Duration
+	HalfOpen int
+}
+
+// Silence releases levels that are not repeated.
+type Silence struct {
+	// After is the silence that releases a level; 0 holds it.
+	After time.Duration
+	// Step releases one level for each After, rather than all at once.
+	Step bool
 }
 
 // Flow is a stream, the stages its events pass, and what happens when they fail.

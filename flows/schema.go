@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Reference declares every key of a flow file, for those who generate documentation or a schema from it. The entries of
@@ -236,7 +237,93 @@ func (p *Provider) fields() Fields {
 			"the floor of a reduced rate, in tokens a second; 0 allows a full pause; absent means 1, or rate when that "+
 				"is lower",
 			Min(0), Example("1"), Check(p.checkFloor, "rate")),
+		Duration("ramp_up", &p.RampUp,
+			"how long a raised rate takes to grow to its new value, in a straight line; 0 raises it at once, and it is "+
+				"always lowered at once",
+			Default("0s"), Example("30s"), Check(p.checkRampUp)),
+		Object("breaker", p.Breaker.fields(), "the circuit breaker: after too many failures calls are refused for a while"),
+		Duration("cooldown", &p.Cooldown, "the length of a cooldown that is triggered without one; 0 is 10m", Default("0s")),
+		newField(Field{
+			Name: "aggregate", Kind: KindString, Allowed: []string{aggregateWorst, aggregateLast},
+			Doc: "which of its coordinators' levels is the provider's: the worst, or that of the newest event",
+			value: &scalar[bool]{
+				dst: &p.AggregateLast, format: formatAggregate,
+				parse: func(text string) (bool, error) { return text == aggregateLast, nil },
+			},
+		}, []Option{Default(aggregateWorst)}),
+		Object("on_silence", p.OnSilence.fields(), "when a level that is not repeated is released; absent holds it"),
+		Int("max_coordinators", &p.MaxCoordinators,
+			"the number of coordinators whose levels are held; beyond it an ok goes first, then a soft, and of equal levels "+
+				"the oldest; 0 is 10000",
+			Default("0"), Min(0), Max(10_000_000)),
+		Duration("max_future_skew", &p.MaxFutureSkew,
+			"how far in the future an event's time may lie; an event beyond it goes to the dead letters; 0 is 30s",
+			Default("0s")),
 	}
+}
+
+// The values of aggregate.
+const (
+	aggregateWorst = "worst"
+	aggregateLast  = "last"
+)
+
+func formatAggregate(last bool) string {
+	if last {
+		return aggregateLast
+	}
+	return aggregateWorst
+}
+
+func (b *Breaker) fields() Fields {
+	return Fields{
+		Int("threshold", &b.Threshold,
+			"the number of failures in a row that open it; 0 is no breaker, and 5 is what the reference has",
+			Default("0"), Min(0), Max(1_000_000), Example("5")),
+		Duration("open_for", &b.OpenFor, "how long it stays open; 0 is 1m", Default("0s"),
+			Check(func() error { return b.idle(b.OpenFor > 0) }, "threshold")),
+		Int("half_open", &b.HalfOpen,
+			"the number of calls that are then let through; the first to succeed closes it, the first to fail opens it "+
+				"again; 0 is 1",
+			Default("0"), Min(0), Max(1_000_000),
+			Check(func() error { return b.idle(b.HalfOpen > 0) }, "threshold")),
+	}
+}
+
+// idle refuses a setting of a breaker that is none.
+func (b *Breaker) idle(given bool) error {
+	if given && b.Threshold == 0 {
+		return errors.New("has no effect without threshold")
+	}
+	return nil
+}
+
+func (s *Silence) fields() Fields {
+	return Fields{
+		Duration("after", &s.After,
+			"how long after the time of its last event a coordinator's level is released; 0 holds it until the next event",
+			Default("0s"), Example("60s")),
+		Bool("step", &s.Step,
+			"whether to release one level (hard, soft, ok) for each time that after passes, rather than all at once",
+			Default("false"), Check(s.checkStep, "after")),
+	}
+}
+
+func (s *Silence) checkStep() error {
+	if s.Step && s.After == 0 {
+		return errors.New("has no effect without after")
+	}
+	return nil
+}
+
+// minRampUp is the shortest ramp that the rate coordinator can climb.
+const minRampUp = 100 * time.Millisecond
+
+func (p *Provider) checkRampUp() error {
+	if p.RampUp > 0 && p.RampUp < minRampUp {
+		return fmt.Errorf("must be 0s or at least %s", formatDuration(minRampUp))
+	}
+	return nil
 }
 
 func (p *Provider) checkFloor() error {

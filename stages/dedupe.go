@@ -3,6 +3,7 @@ package stages
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +13,10 @@ import (
 	"github.com/mjdevaccount/pulseflow/event"
 	"github.com/mjdevaccount/pulseflow/flows"
 )
+
+// CodeDedupeAfterEffect is the code of the warning that a dedupe stage stands behind
+// a stage whose effect a duplicate has had by then.
+const CodeDedupeAfterEffect = "dedupe-after-effect"
 
 // DedupeConfig is the block of a dedupe stage.
 type DedupeConfig struct {
@@ -63,6 +68,10 @@ func (c *DedupeConfig) Validate(s Scope, d *flows.Diagnostics) {
 		s.Report(d, "key", err.Error())
 	}
 	c.key = key
+	if slices.Contains(s.Before, "rate-apply") {
+		d.Warnf(s.Pos, CodeDedupeAfterEffect, "%s: stands behind rate-apply, which a duplicate has passed by then: move "+
+			"it in front", s.Where())
+	}
 }
 
 // Build implements Config.

@@ -11,6 +11,10 @@ import (
 	"github.com/mjdevaccount/pulseflow/flows"
 )
 
+// CodePolicyOrder is the code of the warning that a policy gives a worse level the
+// higher scale.
+const CodePolicyOrder = "policy-order"
+
 // HandleConfig is the block of a handle stage.
 type HandleConfig struct {
 	// With names the handler.
@@ -61,7 +65,7 @@ func (c *HandleConfig) Validate(s Scope, d *flows.Diagnostics) {
 		s.Report(d, "provider", unknown("provider", c.Provider, s.Providers))
 	}
 	if c.Policy.Soft > c.Policy.OK || c.Policy.Hard > c.Policy.Soft {
-		s.Warn(d, "policy", "policy-order", "policy gives a worse level the higher scale: pressure would raise the rate")
+		s.Warn(d, "policy", CodePolicyOrder, "policy gives a worse level the higher scale: pressure would raise the rate")
 	}
 }
 

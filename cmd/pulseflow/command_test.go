@@ -176,6 +176,8 @@ func TestHelpTeaches(t *testing.T) {
 		{"dlq", "show", "--help"},
 		{"dlq", "replay", "--help"},
 		{"stages"},
+		{"schema", "--help"},
+		{"graph", "--help"},
 		{"version"},
 		{"completion", "bash"},
 		{"help", "exit-codes"},

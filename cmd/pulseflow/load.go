@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 
@@ -42,24 +41,30 @@ func (f *fileFlags) registerListen(cmd *cobra.Command) {
 // load reads and plans the file, printing every diagnostic to standard error. An
 // error means exit status 2.
 func (f *fileFlags) load(sys system) (*router.Plan, error) {
-	file, d := f.read(sys)
-	var plan *router.Plan
-	if file != nil {
-		// Also when the file has errors: what is wrong with its stages is to be told
-		// in the same run.
-		f.override(file, &d)
-		var more flows.Diagnostics
-		plan, more = router.NewPlan(file, stages.Builtin())
-		d = append(d, more...)
-	}
-	d.Sort()
+	src := make(sources)
+	plan, d := f.plan(sys, src)
+	look := styleOf(sys.stderr, sys.lookupEnv)
 	for _, diagnostic := range d {
-		fmt.Fprintln(sys.stderr, diagnostic)
+		look.print(sys.stderr, diagnostic, src)
 	}
 	if d.HasErrors() {
 		return nil, configError(errReported)
 	}
 	return plan, nil
+}
+
+// plan reads and plans the file. The plan is usable only when the diagnostics have no
+// errors; warnings that the file allows are not among them.
+func (f *fileFlags) plan(sys system, src sources) (*router.Plan, flows.Diagnostics) {
+	file, d := f.read(sys)
+	// Also when the file has errors: what is wrong with its stages is to be told in the
+	// same run.
+	f.override(file, &d)
+	plan, more := router.NewPlan(file, stages.Builtin())
+	d = append(d, more...)
+	warnRetry(file, &d)
+	d.Sort()
+	return plan, silence(d, src)
 }
 
 func (f *fileFlags) read(sys system) (*flows.File, flows.Diagnostics) {

@@ -103,7 +103,8 @@ Start here:
 	}
 	root.AddCommand(
 		runCommand(sys), checkCommand(sys), configCommand(sys), publishCommand(sys),
-		deadLetterCommand(sys), stagesCommand(sys), versionCommand(sys), exitCodesTopic(),
+		deadLetterCommand(sys), stagesCommand(sys), graphCommand(sys), schemaCommand(sys), versionCommand(sys),
+		exitCodesTopic(),
 	)
 	return root
 }

@@ -31,15 +31,26 @@ func New(providers []flows.Provider, log *slog.Logger) (*Applier, error) {
 	}
 	var cfg rate.Config
 	for _, p := range providers {
-		cfg.Providers = append(cfg.Providers, rate.ProviderConfig{
-			Name: p.Name, Rate: p.Rate, Burst: p.Burst, MinRate: p.MinRate,
-		})
+		cfg.Providers = append(cfg.Providers, providerConfig(p))
 	}
 	c, err := rate.NewCoordinator(cfg)
 	if err != nil {
 		return nil, err
 	}
 	return &Applier{coordinator: c, log: log, lines: newLineBudget(time.Now)}, nil
+}
+
+// providerConfig is a declared provider as the coordinator knows it.
+func providerConfig(p flows.Provider) rate.ProviderConfig {
+	config := rate.ProviderConfig{
+		Name: p.Name, Rate: p.Rate, Burst: p.Burst, MinRate: p.MinRate, RampUp: p.RampUp,
+		Breaker: rate.Breaker(p.Breaker), Cooldown: p.Cooldown, OnSilence: rate.Silence(p.OnSilence),
+		MaxCoordinators: p.MaxCoordinators, MaxFutureSkew: p.MaxFutureSkew,
+	}
+	if p.AggregateLast {
+		config.Aggregate = rate.AggregateLast
+	}
+	return config
 }
 
 // Apply implements stages.RateApplier.

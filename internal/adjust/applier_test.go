@@ -7,10 +7,14 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/mjdevaccount/pulseflow/event"
 	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/internal/rate"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
 
@@ -112,12 +116,80 @@ func TestStatusPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
+		`"breaker":{"state":"closed","failures":0,"retry_after_seconds":0}`, `"cooldowns":[]`,
 		`"provider":"ibkr"`, `"level":"soft"`, `"scale":0.5`, `"effective_rate":30`, `"coordinator":"a"`, `"since":"`,
 	} {
 		if !strings.Contains(string(page), want) {
 			t.Errorf("page %s lacks %s", page, want)
 		}
 	}
+}
+
+// TestProviderKeys takes each key of a provider from a file to what it does.
+func TestProviderKeys(t *testing.T) {
+	const src = `version: 1
+providers:
+  ibkr:
+    rate: 60
+    ramp_up: 30s
+    breaker: {threshold: 1, open_for: 20s, half_open: 2}
+    cooldown: 40s
+    aggregate: last
+    on_silence: {after: 60s, step: true}
+    max_coordinators: 2
+    max_future_skew: 10s
+flows:
+  f: {from: {stream: s}, stages: [x]}
+`
+	file, diags := flows.Parse("flows.yaml", []byte(src), nil)
+	if diags != nil {
+		t.Fatal(diags)
+	}
+	want := rate.ProviderConfig{
+		Name: "ibkr", Rate: 60, Burst: 60, MinRate: 1, RampUp: 30 * time.Second,
+		Breaker:  rate.Breaker{Threshold: 1, OpenFor: 20 * time.Second, HalfOpen: 2},
+		Cooldown: 40 * time.Second, Aggregate: rate.AggregateLast,
+		OnSilence:       rate.Silence{After: time.Minute, Step: true},
+		MaxCoordinators: 2, MaxFutureSkew: 10 * time.Second,
+	}
+	if diff := cmp.Diff(want, providerConfig(file.Providers[0])); diff != "" {
+		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		a, err := New(file.Providers, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.Apply(t.Context(), adjustment("a", event.LevelHard, time.Now())); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.Apply(t.Context(), adjustment("b", event.LevelOK, time.Now().Add(time.Millisecond))); err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range []error{
+			a.coordinator.RecordFailure("ibkr"),
+			a.coordinator.TriggerCooldown("ibkr", rate.GlobalScope, 0),
+			a.coordinator.TriggerCooldown("ibkr", "history", time.Minute),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(15 * time.Second)
+		page, err := json.Marshal(a.Status())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{
+			`"effective_rate":30.5,"ramp_target":60,`,
+			`"breaker":{"state":"open","failures":0,"retry_after_seconds":5}`,
+			`"cooldowns":[{"scope":"global","remaining_seconds":25},{"scope":"history","remaining_seconds":45}]`,
+		} {
+			if !strings.Contains(string(page), want) {
+				t.Errorf("page %s lacks %s", page, want)
+			}
+		}
+	})
 }
 
 func TestNewRefusesABadProvider(t *testing.T) {

@@ -24,8 +24,10 @@ type ProviderStatus struct {
 	Provider string  `json:"provider"`
 	Level    string  `json:"level"`
 	Scale    float64 `json:"scale"`
-	// EffectiveRate is in tokens a second, Tokens what the bucket holds.
+	// EffectiveRate is in tokens a second, Tokens what the bucket holds. RampTarget is what
+	// EffectiveRate grows to, absent when it does not grow.
 	EffectiveRate float64 `json:"effective_rate"`
+	RampTarget    float64 `json:"ramp_target,omitempty"`
 	Tokens        float64 `json:"tokens"`
 	Waiters       int     `json:"waiters"`
 	Granted       uint64  `json:"granted"`
@@ -35,7 +37,26 @@ type ProviderStatus struct {
 	// AgeSeconds its age.
 	Since        *time.Time          `json:"since,omitempty"`
 	AgeSeconds   float64             `json:"age_seconds"`
+	Breaker      BreakerStatus       `json:"breaker"`
+	Cooldowns    []CooldownStatus    `json:"cooldowns"`
 	Coordinators []CoordinatorStatus `json:"coordinators"`
+}
+
+// BreakerStatus is a provider's circuit breaker, closed when it has none.
+type BreakerStatus struct {
+	// State is closed, open or half_open.
+	State string `json:"state"`
+	// Failures are those in a row while closed.
+	Failures int `json:"failures"`
+	// RetryAfterSeconds is how long calls will be refused.
+	RetryAfterSeconds float64 `json:"retry_after_seconds"`
+}
+
+// CooldownStatus is a cooldown that has not ended. That of the scope "global" stops the
+// provider.
+type CooldownStatus struct {
+	Scope            string  `json:"scope"`
+	RemainingSeconds float64 `json:"remaining_seconds"`
 }
 
 // CoordinatorStatus is what one coordinator last said.
@@ -54,7 +75,15 @@ func (a *Applier) Status() []ProviderStatus {
 		list[i] = ProviderStatus{
 			Provider: s.Provider, Level: s.Level.String(), Scale: s.Scale, EffectiveRate: s.EffectiveRate,
 			Tokens: s.Tokens, Waiters: s.Waiters, Granted: s.Granted, Denied: s.Denied, Stale: s.Stale,
-			AgeSeconds: s.Age.Seconds(), Coordinators: []CoordinatorStatus{},
+			RampTarget: s.RampTarget, AgeSeconds: s.Age.Seconds(),
+			Breaker: BreakerStatus{
+				State: s.Breaker.State.String(), Failures: s.Breaker.Failures,
+				RetryAfterSeconds: s.Breaker.RetryAfter.Seconds(),
+			},
+			Cooldowns: []CooldownStatus{}, Coordinators: []CoordinatorStatus{},
+		}
+		for _, c := range s.Cooldowns {
+			list[i].Cooldowns = append(list[i].Cooldowns, CooldownStatus{c.Scope, c.Remaining.Seconds()})
 		}
 		if !s.Since.IsZero() {
 			list[i].Since = &states[i].Since

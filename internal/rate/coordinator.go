@@ -22,12 +22,40 @@ var (
 	ErrAdjustment = errors.New("invalid adjustment")
 	// ErrFuture is for an event time further ahead than Config.MaxFutureSkew.
 	ErrFuture = errors.New("event time in the future")
+	// ErrBreakerOpen is for calls that the provider's circuit breaker refuses.
+	// It comes in a RefusedError.
+	ErrBreakerOpen = errors.New("circuit breaker open")
+	// ErrCooldown is for calls during the provider's global cooldown. It comes
+	// in a RefusedError.
+	ErrCooldown = errors.New("in cooldown")
+	// ErrInvalidCooldown is for a cooldown without a scope, of negative length
+	// or with one scope too many.
+	ErrInvalidCooldown = errors.New("invalid cooldown")
 )
+
+// RefusedError is the error of a call that is refused at once, whatever tokens
+// there are.
+type RefusedError struct {
+	Provider string
+	// Reason is ErrBreakerOpen or ErrCooldown.
+	Reason error
+	// RetryAfter is the time until the reason ends by itself, above 0.
+	RetryAfter time.Duration
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("acquire from provider %q: %v: retry after %v", e.Provider, e.Reason, e.RetryAfter)
+}
+
+func (e *RefusedError) Unwrap() error { return e.Reason }
 
 // Defaults of the configuration.
 const (
 	DefaultMaxCoordinators = 10_000
 	DefaultMaxFutureSkew   = 30 * time.Second
+	DefaultOpenFor         = time.Minute
+	DefaultHalfOpen        = 1
+	DefaultCooldown        = 10 * time.Minute
 )
 
 // maxTokens bounds rates (tokens/s) and bursts (tokens). A nanosecond clock
@@ -40,7 +68,8 @@ type Config struct {
 	Providers []ProviderConfig
 	// MaxFutureSkew is how far ahead of the clock an event time may lie. An
 	// event beyond it is refused, since it would outrank every event to come
-	// and pin its level. 0 means DefaultMaxFutureSkew.
+	// and pin its level. A provider may have its own. 0 means
+	// DefaultMaxFutureSkew.
 	MaxFutureSkew time.Duration
 	// Clock is the source of time; nil means the system's.
 	Clock Clock
@@ -70,6 +99,19 @@ type ProviderConfig struct {
 	// MaxCoordinators bounds the coordinators whose levels are held. 0 means
 	// DefaultMaxCoordinators.
 	MaxCoordinators int
+	// MaxFutureSkew is Config.MaxFutureSkew for this provider. 0 means that
+	// one.
+	MaxFutureSkew time.Duration
+	// RampUp is how long a raised effective rate takes to grow, linearly in
+	// 100 steps, from the rate of that moment to the new one: 0, or at least
+	// 100 ms. A rate is lowered at once, and the first is there at once. 0
+	// raises at once.
+	RampUp time.Duration
+	// Breaker is the circuit breaker. The zero value is none.
+	Breaker Breaker
+	// Cooldown is the length of a cooldown that gives none. 0 means
+	// DefaultCooldown.
+	Cooldown time.Duration
 }
 
 // withDefaults fills in what zero stands for.
@@ -84,6 +126,10 @@ func (c ProviderConfig) withDefaults() ProviderConfig {
 	c.Policy = &policy
 	if c.MaxCoordinators == 0 {
 		c.MaxCoordinators = DefaultMaxCoordinators
+	}
+	c.Breaker = c.Breaker.withDefaults()
+	if c.Cooldown == 0 {
+		c.Cooldown = DefaultCooldown
 	}
 	return c
 }
@@ -105,14 +151,16 @@ func (c ProviderConfig) Validate() error {
 	require(c.Aggregate <= AggregateLast, "%v must be worst or last", c.Aggregate)
 	require(c.OnSilence.After >= 0, "on_silence: after %v must not be negative", c.OnSilence.After)
 	require(c.MaxCoordinators > 0, "max_coordinators %d must not be negative", c.MaxCoordinators)
-	return errors.Join(append(errs, c.Policy.Validate())...)
+	require(c.MaxFutureSkew >= 0, "max_future_skew %v must not be negative", c.MaxFutureSkew)
+	require(c.RampUp == 0 || c.RampUp >= minRampUp, "ramp_up %v must be 0 or at least %v", c.RampUp, minRampUp)
+	require(c.Cooldown >= 0, "cooldown %v must not be negative", c.Cooldown)
+	return errors.Join(append(errs, c.Breaker.Validate(), c.Policy.Validate())...)
 }
 
 // Coordinator paces the use of providers. All methods are safe for concurrent
 // use. It starts no goroutine and needs no closing.
 type Coordinator struct {
 	clock     Clock
-	skew      time.Duration
 	providers []*provider
 	byName    map[string]*provider
 	watchers  *watchers
@@ -123,7 +171,6 @@ type Coordinator struct {
 func NewCoordinator(config Config) (*Coordinator, error) {
 	c := &Coordinator{
 		clock:    config.Clock,
-		skew:     config.MaxFutureSkew,
 		byName:   make(map[string]*provider, len(config.Providers)),
 		watchers: &watchers{all: make(map[*watcher]struct{})},
 	}
@@ -131,11 +178,9 @@ func NewCoordinator(config Config) (*Coordinator, error) {
 		c.clock = systemClock{}
 	}
 	var errs []error
-	if c.skew == 0 {
-		c.skew = DefaultMaxFutureSkew
-	}
-	if c.skew < 0 {
-		errs = append(errs, fmt.Errorf("max_future_skew %v must not be negative", c.skew))
+	skew := cmp.Or(config.MaxFutureSkew, DefaultMaxFutureSkew)
+	if skew < 0 {
+		errs = append(errs, fmt.Errorf("max_future_skew %v must not be negative", skew))
 	}
 	start := c.clock.Now()
 	for i, pc := range config.Providers {
@@ -147,6 +192,7 @@ func NewCoordinator(config Config) (*Coordinator, error) {
 			errs = append(errs, fmt.Errorf("provider %q is declared twice", pc.Name))
 			continue
 		}
+		pc.MaxFutureSkew = cmp.Or(pc.MaxFutureSkew, skew)
 		p := newProvider(i, pc.withDefaults(), c.clock, start, c.watchers)
 		c.providers = append(c.providers, p)
 		c.byName[pc.Name] = p
@@ -169,7 +215,9 @@ func (c *Coordinator) provider(name string) (*provider, error) {
 // returns at once with ErrUnknownProvider, or ErrTokens when n is not positive
 // or more than the burst, and with ctx's error when ctx ends first; then no
 // tokens are taken and those behind move up. A deadline does not fail early,
-// because the rate may rise before it.
+// because the rate may rise before it. While the breaker is open or a global
+// cooldown lasts it returns at once with a RefusedError, and so it does when
+// one of them begins during the wait.
 func (c *Coordinator) Acquire(ctx context.Context, provider string, n int) error {
 	p, err := c.provider(provider)
 	if err != nil {
@@ -182,9 +230,9 @@ func (c *Coordinator) Acquire(ctx context.Context, provider string, n int) error
 }
 
 // TryAcquire takes n tokens if they are there and nobody waits for them. If
-// not, retryAfter is the time until they would be, at the present rate and
-// behind those who wait now; Never when the provider is paused. Errors are
-// those of Acquire.
+// not, retryAfter is the time until they would be, at the present rate and its
+// ramp and behind those who wait now; Never when the provider is paused. Errors
+// are those of Acquire; with a RefusedError, retryAfter is its own.
 func (c *Coordinator) TryAcquire(provider string, n int) (ok bool, retryAfter time.Duration, err error) {
 	p, err := c.provider(provider)
 	if err != nil {
@@ -193,8 +241,48 @@ func (c *Coordinator) TryAcquire(provider string, n int) (ok bool, retryAfter ti
 	if err := p.check(n); err != nil {
 		return false, 0, err
 	}
-	ok, retryAfter = p.tryAcquire(n)
-	return ok, retryAfter, nil
+	return p.tryAcquire(n)
+}
+
+// RecordSuccess tells the breaker that a call to the provider went well, which
+// closes a half-open breaker and makes earlier failures count no more. An open
+// one takes no notice: the call is one from before it opened. The only error is
+// ErrUnknownProvider.
+func (c *Coordinator) RecordSuccess(provider string) error { return c.record(provider, true) }
+
+// RecordFailure tells the breaker that a call to the provider failed in a way
+// that the provider is to blame for. It opens a half-open breaker again, and a
+// closed one when it is the last of Breaker.Threshold in a row. An open one
+// takes no notice. The only error is ErrUnknownProvider.
+func (c *Coordinator) RecordFailure(provider string) error { return c.record(provider, false) }
+
+func (c *Coordinator) record(provider string, success bool) error {
+	p, err := c.provider(provider)
+	if err != nil {
+		return err
+	}
+	p.record(success)
+	return nil
+}
+
+// TriggerCooldown begins a cooldown of a provider, of length d; 0 means
+// ProviderConfig.Cooldown. One that runs already ends at the later of the two
+// ends. During one of GlobalScope calls are refused, and those who wait are
+// too; others, at most 100 at a time, are only reported in State. A scope of
+// more than 256 bytes is kept as "sha256:" and its hex digest. Errors are
+// ErrUnknownProvider and ErrInvalidCooldown; then nothing has changed.
+func (c *Coordinator) TriggerCooldown(provider, scope string, d time.Duration) error {
+	p, err := c.provider(provider)
+	if err != nil {
+		return err
+	}
+	if scope == "" {
+		return fmt.Errorf("%w: scope must not be empty", ErrInvalidCooldown)
+	}
+	if d < 0 {
+		return fmt.Errorf("%w: %v must not be negative", ErrInvalidCooldown, d)
+	}
+	return p.cool(scope, d)
 }
 
 // Adjustment is one coordinator's level for one provider.
@@ -234,7 +322,7 @@ func (a Adjustment) validate() error {
 type Result struct {
 	// State is the provider's state after it.
 	State State
-	// Changed says that level, scale or effective rate are new.
+	// Changed says that level, scale, effective rate or ramp target are new.
 	Changed bool
 	// Stale says that a newer event of the coordinator had been applied, or
 	// one of the same time with a worse level, so that its level stays as it
@@ -254,7 +342,7 @@ func (c *Coordinator) Apply(a Adjustment) (Result, error) {
 	if err := a.validate(); err != nil {
 		return Result{}, err
 	}
-	return p.apply(a, c.skew)
+	return p.apply(a)
 }
 
 // SetPolicy changes a provider's policy and evaluates the held levels anew. The
@@ -293,14 +381,22 @@ type State struct {
 	Policy Policy
 	// Scale is the policy's scale of Level, in [0, 1].
 	Scale float64
-	// EffectiveRate is max(MinRate, Rate × Scale), in tokens/s.
+	// EffectiveRate is max(MinRate, Rate × Scale), in tokens/s, or less while
+	// it grows to that.
 	EffectiveRate float64
+	// RampTarget is what EffectiveRate grows to; 0 when it does not grow.
+	RampTarget float64
+	Breaker    BreakerStatus
+	// Cooldowns are those that have not ended, the global one first and the
+	// others by scope; nil when there is none.
+	Cooldowns []Cooldown
 	// Tokens are those in store.
 	Tokens float64
 	// Waiters are the blocked calls of Acquire.
 	Waiters int
-	// Granted counts tokens, Denied the calls that got none: refused by
-	// TryAcquire, or an Acquire that gave up waiting.
+	// Granted counts tokens, Denied the calls that got none: turned down by
+	// TryAcquire, an Acquire that gave up waiting, or either when it is
+	// refused.
 	Granted, Denied uint64
 	// Stale counts adjustments that came too late to matter, Evicted the
 	// coordinators dropped to stay within MaxCoordinators.

@@ -24,6 +24,10 @@ func TestNewCoordinatorReportsEverything(t *testing.T) {
 			{Name: "small", Rate: 0.5, Burst: 0.5, MinRate: 1},
 			{Name: "scale", Rate: 1, Policy: &Policy{OK: 1.5}},
 			{Name: "rest", Rate: 1, Aggregate: 9, OnSilence: Silence{After: -1}, MaxCoordinators: -1},
+			{
+				Name: "new", Rate: 1, MaxFutureSkew: -1, RampUp: minRampUp - 1, Cooldown: -1,
+				Breaker: Breaker{Threshold: -1, OpenFor: -1, HalfOpen: -1},
+			},
 			{Name: "twice", Rate: 1},
 			{Name: "twice", Rate: 1},
 		},
@@ -47,6 +51,12 @@ func TestNewCoordinatorReportsEverything(t *testing.T) {
 		`provider "rest": aggregate(9) must be worst or last`,
 		`on_silence: after -1ns must not be negative`,
 		`max_coordinators -1 must not be negative`,
+		`provider "new": max_future_skew -1ns must not be negative`,
+		`ramp_up 99.999999ms must be 0 or at least 100ms`,
+		`cooldown -1ns must not be negative`,
+		`breaker: threshold -1 must not be negative`,
+		`breaker: open_for -1ns must not be negative`,
+		`breaker: half_open -1 must not be negative`,
 		`provider "twice" is declared twice`,
 	}
 	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
@@ -112,6 +122,9 @@ func TestUnknownProvider(t *testing.T) {
 		},
 		"set policy":   func(p string) error { _, err := c.SetPolicy(p, DefaultPolicy()); return err },
 		"forget":       func(p string) error { _, err := c.Forget(p, "a"); return err },
+		"success":      c.RecordSuccess,
+		"failure":      c.RecordFailure,
+		"cooldown":     func(p string) error { return c.TriggerCooldown(p, "history", 0) },
 		"state":        func(p string) error { _, err := c.State(p); return err },
 		"coordinators": func(p string) error { _, err := c.Coordinators(p); return err },
 	}
@@ -268,6 +281,26 @@ func TestApplyRefuses(t *testing.T) {
 	}
 	if _, err := c.SetPolicy("p", Policy{Hard: -1}); err == nil {
 		t.Error("set policy takes a negative scale")
+	}
+}
+
+func TestProviderHasItsOwnFutureSkew(t *testing.T) {
+	c, err := NewCoordinator(Config{
+		MaxFutureSkew: time.Minute, Clock: newStillClock(),
+		Providers: []ProviderConfig{{Name: "common", Rate: 1}, {Name: "own", Rate: 1, MaxFutureSkew: time.Hour}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for provider, skew := range map[string]time.Duration{"common": time.Minute, "own": time.Hour} {
+		a := Adjustment{Provider: provider, Level: Soft, Time: epoch.Add(skew + 1)}
+		if _, err := c.Apply(a); !errors.Is(err, ErrFuture) {
+			t.Errorf("%s: beyond its skew: %v", provider, err)
+		}
+		a.Time = epoch.Add(skew)
+		if _, err := c.Apply(a); err != nil {
+			t.Errorf("%s: at its skew: %v", provider, err)
+		}
 	}
 }
 

@@ -14,7 +14,12 @@
 // clears what the bucket stores, so a pause stops at once; with a MinRate the
 // stored burst may still be spent. A higher rate wakes those who wait, who are
 // served in the order of their calls. One that gives up leaves its place to
-// the next.
+// the next. With RampUp a rate is raised in steps that stay below the straight
+// line; it is constant in between, so that the bound holds exactly.
+//
+// An open circuit breaker or a global cooldown refuses every call at once,
+// those that already wait among them: nobody waits for a provider that is not
+// to be called.
 //
 // The state after a set of adjustments does not depend on their order or
 // repetition: of one coordinator the newest event counts, by the time it
@@ -50,7 +55,8 @@
 //
 // # Where the next change goes
 //
-// level.go has what levels mean: policy, aggregate, silence. holdings.go has
+// level.go has what levels mean: policy, aggregate, silence. ramp.go has how a
+// rate is raised, breaker.go and cooldown.go what refuses calls. holdings.go has
 // which coordinator holds which level, and is where a restored or shared level
 // comes in, by the same apply as an event. provider.go has one provider: who
 // waits, and what else may refuse or pace a token. bucket.go and quantity.go

@@ -10,97 +10,222 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // The model below is a second, sequential implementation in whole numbers. It
-// counts in units of 1/64 nanotoken and knows only rates that are multiples of
-// 1/64 token/s, so that it is exact too.
-const unit = 64
+// counts in units of 2⁻⁶⁴ nanotoken, so that it is exact too.
 
 // call is one Acquire of a script.
 type call struct {
 	n        int
 	begin    time.Duration
 	end      time.Duration
-	granted  bool
+	why      error // nil when it was granted
 	finished bool
 }
 
 // op is one step of a script; exactly one of its parts is set.
 type op struct {
-	at      time.Duration
-	acquire *call
-	cancel  *call
-	try     int
-	level   *Level
-	policy  *Policy
+	at       time.Duration
+	acquire  *call
+	cancel   *call
+	try      int
+	level    *Level
+	policy   *Policy
+	success  bool
+	failure  bool
+	cooldown time.Duration
 }
 
 // model is one provider, as the documentation has it.
 type model struct {
 	now           time.Duration
-	full, floor   int64 // units of rate
-	burst, have   int64 // units of tokens
+	full, floor   float64  // tokens/s
+	burst, have   *big.Int // units
 	policy        Policy
 	level         Level
 	queue         []*call
 	granted, lost uint64
+
+	rampUp   time.Duration
+	from, to float64 // a ramp, done or not
+	raised   time.Duration
+	changes  []change // of the rate
+
+	breaker  Breaker
+	state    BreakerState
+	failures int
+	probes   int
+	shut     time.Duration // until when
+	cooling  time.Duration // until when
 }
 
-func (m *model) rate() int64 { return max(m.floor, int64(float64(m.full)*m.policy.Scale(m.level))) }
+// units are those of a number of nanotokens, rounded down.
+func units(nanotokens float64) *big.Int {
+	n, _ := new(big.Float).SetMantExp(exact(nanotokens), 64).Int(nil)
+	return n
+}
 
-func (m *model) demand() (tokens int64) {
+// target is the rate that level and policy ask for.
+func (m *model) target() float64 { return max(m.floor, m.full*m.policy.Scale(m.level)) }
+
+// rate is the rate at a time, and until when that holds.
+func (m *model) rate(at time.Duration) (float64, time.Duration) {
+	if m.rampUp == 0 || m.to <= m.from {
+		return m.to, Never
+	}
+	step := (m.rampUp + 99) / 100
+	k := (at - m.raised) / step
+	if k >= 100 {
+		return m.to, Never
+	}
+	return m.from + (m.to-m.from)*float64(k)/100, m.raised + (k+1)*step
+}
+
+func (m *model) demand() (tokens int) {
 	for _, c := range m.queue {
-		tokens += int64(c.n)
+		tokens += c.n
 	}
 	return tokens
 }
 
 // wait is the time until so many tokens have come in all.
-func (m *model) wait(tokens int64) (time.Duration, bool) {
-	missing := tokens*unit*nano - m.have
-	if missing <= 0 {
-		return 0, true
+func (m *model) wait(tokens int) time.Duration {
+	missing := new(big.Int).Sub(units(float64(tokens)*nano), m.have)
+	for at := m.now; missing.Sign() > 0; {
+		rate, until := m.rate(at)
+		if rate == 0 && until == Never {
+			return Never
+		}
+		per := units(rate)
+		yield := new(big.Int).Mul(per, big.NewInt(int64(until-at)))
+		if yield.Cmp(missing) < 0 {
+			missing.Sub(missing, yield)
+			at = until
+			continue
+		}
+		quo, rem := new(big.Int).QuoRem(missing, per, new(big.Int))
+		at += time.Duration(quo.Int64())
+		if rem.Sign() > 0 {
+			at++
+		}
+		return at - m.now
 	}
-	if m.rate() == 0 {
-		return Never, false
-	}
-	return time.Duration((missing + m.rate() - 1) / m.rate()), true
+	return 0
 }
 
 func (m *model) refill(at time.Duration) {
-	m.have = min(m.burst, m.have+int64(at-m.now)*m.rate())
-	m.now = at
+	for m.now < at {
+		rate, until := m.rate(m.now)
+		until = min(until, at)
+		yield := new(big.Int).Mul(units(rate), big.NewInt(int64(until-m.now)))
+		if yield.Add(yield, m.have); yield.Cmp(m.burst) > 0 {
+			yield.Set(m.burst)
+		}
+		m.have = yield
+		m.now = until
+		m.note()
+	}
+}
+
+// note keeps the rate of now for the bound.
+func (m *model) note() {
+	rate, _ := m.rate(m.now)
+	m.changes = append(m.changes, change{m.now, rate})
+}
+
+func (m *model) take(n int) {
+	m.have = new(big.Int).Sub(m.have, units(float64(n)*nano))
+	m.granted += uint64(n)
 }
 
 // advance grants whatever falls due up to a time.
 func (m *model) advance(at time.Duration) {
 	for len(m.queue) > 0 {
 		head := m.queue[0]
-		wait, ok := m.wait(int64(head.n))
-		if !ok || m.now+wait > at {
+		wait := m.wait(head.n)
+		if wait > at-m.now {
 			break
 		}
 		m.refill(m.now + wait)
-		m.have -= int64(head.n) * unit * nano
-		m.granted += uint64(head.n)
-		head.end, head.granted, head.finished = m.now, true, true
+		m.take(head.n)
+		head.end, head.finished = m.now, true
 		m.queue = m.queue[1:]
 	}
 	m.refill(at)
-}
-
-func (m *model) adjust() {
-	if m.rate() == 0 {
-		m.have = 0
+	if m.state == BreakerOpen && m.shut <= m.now {
+		m.state, m.probes = BreakerHalfOpen, 0
 	}
 }
 
+func (m *model) adjust() {
+	to := m.target()
+	if to == m.to {
+		return
+	}
+	m.from, _ = m.rate(m.now)
+	m.to, m.raised = to, m.now
+	if m.note(); to == 0 {
+		m.have = new(big.Int)
+	}
+}
+
+// shutFor is how long the breaker refuses calls.
+func (m *model) shutFor() time.Duration {
+	if m.state == BreakerOpen || m.state == BreakerHalfOpen && m.probes == m.breaker.HalfOpen {
+		return max(0, m.shut-m.now)
+	}
+	return 0
+}
+
+// refusal says why a call is refused now, and for how long.
+func (m *model) refusal() (time.Duration, error) {
+	open, cooling := m.shutFor(), max(0, m.cooling-m.now)
+	switch {
+	case open > cooling:
+		return open, ErrBreakerOpen
+	case cooling > 0:
+		return cooling, ErrCooldown
+	}
+	return 0, nil
+}
+
+// admit counts a call that was not refused.
+func (m *model) admit() {
+	if m.state != BreakerHalfOpen {
+		return
+	}
+	m.probes = m.probes%m.breaker.HalfOpen + 1
+	if m.probes == m.breaker.HalfOpen {
+		m.shut = m.now + m.breaker.OpenFor
+	}
+}
+
+// clear refuses everyone who waits.
+func (m *model) clear() {
+	_, why := m.refusal()
+	for _, c := range m.queue {
+		c.end, c.why, c.finished = m.now, why, true
+		m.lost++
+		m.probes = max(0, m.probes-1)
+	}
+	m.queue = nil
+}
+
 // run performs one step at its time and returns what a try yields.
-func (m *model) run(o op) (ok bool, retryAfter time.Duration) {
+func (m *model) run(o op) (ok bool, retryAfter time.Duration, why error) {
 	m.advance(o.at)
 	switch {
 	case o.acquire != nil:
+		if _, why := m.refusal(); why != nil {
+			o.acquire.end, o.acquire.why, o.acquire.finished = m.now, why, true
+			m.lost++
+			break
+		}
+		m.admit()
 		m.queue = append(m.queue, o.acquire)
 		m.advance(o.at)
 	case o.cancel != nil:
@@ -109,44 +234,89 @@ func (m *model) run(o op) (ok bool, retryAfter time.Duration) {
 			break
 		}
 		m.queue = slices.Delete(m.queue, i, i+1)
-		o.cancel.end, o.cancel.finished = m.now, true
+		o.cancel.end, o.cancel.why, o.cancel.finished = m.now, context.Canceled, true
 		m.lost++
+		m.probes = max(0, m.probes-1)
 		m.advance(o.at)
 	case o.try > 0:
-		wait, _ := m.wait(m.demand() + int64(o.try))
+		if retryAfter, why := m.refusal(); why != nil {
+			m.lost++
+			return false, retryAfter, why
+		}
+		wait := m.wait(m.demand() + o.try)
 		if len(m.queue) == 0 && wait == 0 {
-			m.have -= int64(o.try) * unit * nano
-			m.granted += uint64(o.try)
-			return true, 0
+			m.admit()
+			m.take(o.try)
+			return true, 0, nil
 		}
 		m.lost++
-		return false, wait
+		return false, wait, nil
 	case o.level != nil:
 		m.level = *o.level
 		m.adjust()
 	case o.policy != nil:
 		m.policy = *o.policy
 		m.adjust()
+	case o.success:
+		m.failures = 0
+		if m.state == BreakerHalfOpen {
+			m.state = BreakerClosed
+		}
+	case o.failure && m.breaker.Threshold > 0 && m.state != BreakerOpen:
+		if m.failures++; m.failures == m.breaker.Threshold || m.state == BreakerHalfOpen {
+			m.state, m.failures, m.shut = BreakerOpen, 0, m.now+m.breaker.OpenFor
+			m.clear()
+		}
+	case o.cooldown > 0:
+		m.cooling = max(m.cooling, m.now+o.cooldown)
+		m.clear()
 	}
-	return false, 0
+	return false, 0, nil
+}
+
+// snapshot is the state after the last step.
+func (m *model) snapshot() State {
+	rate, until := m.rate(m.now)
+	whole, part := new(big.Int).DivMod(m.have, units(1), new(big.Int))
+	s := State{
+		Provider: "p", Level: m.level, Policy: m.policy, Scale: m.policy.Scale(m.level), EffectiveRate: rate,
+		Waiters: len(m.queue), Granted: m.granted, Denied: m.lost,
+		Breaker: BreakerStatus{State: m.state, Failures: m.failures, RetryAfter: m.shutFor()},
+		Tokens:  quantity{hi: whole.Uint64(), lo: part.Uint64()}.tokens(),
+	}
+	if until != Never {
+		s.RampTarget = m.to
+	}
+	if m.cooling > m.now {
+		s.Cooldowns = []Cooldown{{GlobalScope, m.cooling - m.now}}
+	}
+	return s
 }
 
 // script is a random provider and what happens to it.
 func script(rnd *rand.Rand) (ProviderConfig, *model, []op) {
-	full := 1 + rnd.Int64N([]int64{10, 1000, 100_000}[rnd.IntN(3)])*4 // so that quarters are whole
-	floor := int64(0)
+	full := (1 + rnd.Float64()*[]float64{10, 1000, 100_000}[rnd.IntN(3)]) / 16
+	floor := 0.0
 	if rnd.IntN(2) == 0 {
-		floor = rnd.Int64N(full + 1)
+		floor = full / 4 * rnd.Float64()
 	}
-	full *= 4
 	burst := 1 + rnd.IntN(20)
-	m := &model{
-		full: full, floor: floor, policy: DefaultPolicy(),
-		burst: int64(burst) * unit * nano, have: int64(burst) * unit * nano,
+	perToken := time.Duration(nano / full)
+	config := ProviderConfig{Rate: full, MinRate: floor, Burst: float64(burst)}
+	if rnd.IntN(3) == 0 {
+		config.RampUp = minRampUp + time.Duration(rnd.Int64N(int64(perToken)*40))
 	}
-	config := ProviderConfig{Rate: float64(full) / unit, MinRate: float64(floor) / unit, Burst: float64(burst)}
+	if rnd.IntN(3) == 0 {
+		config.Breaker = Breaker{
+			Threshold: 1 + rnd.IntN(3), OpenFor: 1 + time.Duration(rnd.Int64N(int64(perToken)*10)), HalfOpen: 1 + rnd.IntN(3),
+		}
+	}
+	m := &model{
+		full: full, floor: floor, policy: DefaultPolicy(), from: full, to: full, rampUp: config.RampUp, breaker: config.Breaker,
+		burst: units(float64(burst) * nano), have: units(float64(burst) * nano),
+	}
+	m.note()
 
-	perToken := time.Duration(unit * nano / full)
 	scales := []float64{0, 0.25, 0.5, 0.75, 1}
 	scale := func() float64 { return scales[rnd.IntN(len(scales))] }
 	var ops []op
@@ -163,9 +333,15 @@ func script(rnd *rand.Rand) (ProviderConfig, *model, []op) {
 			o.cancel = calls[rnd.IntN(len(calls))]
 		case pick < 14:
 			o.try = 1 + rnd.IntN(burst)
+		case pick < 15 && config.Breaker.Threshold > 0:
+			o.success = true
+		case pick < 17 && config.Breaker.Threshold > 0:
+			o.failure = true
 		case pick < 19:
 			l := Level(rnd.IntN(levels))
 			o.level = &l
+		case rnd.IntN(2) == 0:
+			o.cooldown = 1 + time.Duration(rnd.Int64N(int64(perToken)*10))
 		default:
 			o.policy = &Policy{OK: scale(), Soft: scale(), Hard: scale()}
 		}
@@ -176,10 +352,11 @@ func script(rnd *rand.Rand) (ProviderConfig, *model, []op) {
 	return config, m, append(ops, op{at: at, policy: &Policy{OK: 1}}, op{at: at, level: &ok})
 }
 
-// Every Acquire returns at the very nanosecond at which the model grants it, in
-// the order of the calls, whatever is lowered, raised, paused or cancelled in
-// between. So none is early (the bound), none late (no lost wake-up), and none
-// out of turn; the bound is checked once more for itself.
+// Every Acquire returns at the very nanosecond at which the model grants or
+// refuses it, in the order of the calls, whatever is lowered, raised at once or
+// over time, paused, cancelled, opened or cooled down in between. So none is
+// early (the bound), none late (no lost wake-up), and none out of turn; the
+// bound is checked once more for itself.
 func TestAcquireFollowsTheModel(t *testing.T) {
 	const scripts = 5000
 	for seed := range uint64(scripts) {
@@ -204,7 +381,7 @@ func follow(t *testing.T, config ProviderConfig, m *model, ops []op) {
 
 	for i, o := range ops {
 		time.Sleep(time.Until(start.Add(o.at)))
-		wantOK, wantRetry := m.run(o)
+		wantOK, wantRetry, wantErr := m.run(o)
 		switch {
 		case o.acquire != nil:
 			ctx, cancel := context.WithCancel(t.Context())
@@ -213,12 +390,9 @@ func follow(t *testing.T, config ProviderConfig, m *model, ops []op) {
 			got[o.acquire], cancels[o.acquire] = mine, cancel
 			wg.Go(func() {
 				err := c.Acquire(ctx, "p", mine.n)
-				if err != nil && !errors.Is(err, context.Canceled) {
-					t.Errorf("acquire: %v", err)
-				}
 				mu.Lock()
 				defer mu.Unlock()
-				mine.end, mine.granted, mine.finished = time.Since(start), err == nil, true
+				mine.end, mine.why, mine.finished = time.Since(start), err, true
 				if err == nil {
 					record.grant(mine.end, mine.n)
 				}
@@ -227,8 +401,8 @@ func follow(t *testing.T, config ProviderConfig, m *model, ops []op) {
 			cancels[o.cancel]()
 		case o.try > 0:
 			ok, retry, err := c.TryAcquire("p", o.try)
-			if ok != wantOK || retry != wantRetry || err != nil {
-				t.Errorf("op %d: try %d: %v, %v, %v, want %v, %v", i, o.try, ok, retry, err, wantOK, wantRetry)
+			if ok != wantOK || retry != wantRetry || !errors.Is(err, wantErr) {
+				t.Errorf("op %d: try %d: %v, %v, %v, want %v, %v, %v", i, o.try, ok, retry, err, wantOK, wantRetry, wantErr)
 			}
 			if ok {
 				mu.Lock()
@@ -237,41 +411,35 @@ func follow(t *testing.T, config ProviderConfig, m *model, ops []op) {
 			}
 		case o.policy != nil:
 			policy = *o.policy
-			r, err := c.SetPolicy("p", policy)
-			if err != nil {
+			if _, err := c.SetPolicy("p", policy); err != nil {
 				t.Errorf("op %d: %v", i, err)
 			}
-			mu.Lock()
-			record.rate(o.at, r.State.EffectiveRate)
-			mu.Unlock()
 		case o.level != nil:
 			level = *o.level
 			// Events of rising times, their policy that of the model.
 			a := Adjustment{Provider: "p", Level: level, Policy: policy, Time: start.Add(time.Duration(i))}
-			r, err := c.Apply(a)
-			if err != nil {
+			if _, err := c.Apply(a); err != nil {
 				t.Errorf("op %d: %v", i, err)
 			}
-			mu.Lock()
-			record.rate(o.at, r.State.EffectiveRate)
-			mu.Unlock()
+		case o.success, o.failure:
+			record := c.RecordSuccess
+			if o.failure {
+				record = c.RecordFailure
+			}
+			if err := record("p"); err != nil {
+				t.Errorf("op %d: %v", i, err)
+			}
+		case o.cooldown > 0:
+			if err := c.TriggerCooldown("p", GlobalScope, o.cooldown); err != nil {
+				t.Errorf("op %d: %v", i, err)
+			}
 		}
 		synctest.Wait()
 		if i%4 != 0 {
 			continue // reading the state brings it to the present, and so could hide a lost wake-up
 		}
-		s := mustState(t, c)
-		want := State{
-			Level: m.level, Scale: m.policy.Scale(m.level), EffectiveRate: float64(m.rate()) / unit,
-			Waiters: len(m.queue), Granted: m.granted, Denied: m.lost,
-		}
-		if s.Level != want.Level || s.Scale != want.Scale || s.EffectiveRate != want.EffectiveRate ||
-			s.Waiters != want.Waiters || s.Granted != want.Granted || s.Denied != want.Denied {
-			t.Fatalf("op %d: state %+v, want %+v", i, s, want)
-		}
-		have := quantity{hi: uint64(m.have / unit), lo: uint64(m.have%unit) << (64 - 6)}
-		if s.Tokens != have.tokens() {
-			t.Fatalf("op %d: %v tokens, want %v", i, s.Tokens, have.tokens())
+		if diff := cmp.Diff(m.snapshot(), mustState(t, c), cmpopts.IgnoreFields(State{}, "Since", "Age", "Coordinators")); diff != "" {
+			t.Fatalf("op %d: state differs (-model +coordinator):\n%s", i, diff)
 		}
 	}
 	m.advance(Never / 2)
@@ -283,17 +451,17 @@ func follow(t *testing.T, config ProviderConfig, m *model, ops []op) {
 			continue
 		}
 		mine := got[want]
-		if mine.granted != want.granted || mine.end != want.end {
-			t.Errorf("acquire %d at %v: granted %v at %v, want %v at %v",
-				want.n, want.begin, mine.granted, mine.end, want.granted, want.end)
+		if !mine.finished || !errors.Is(mine.why, want.why) || mine.end != want.end {
+			t.Errorf("acquire %d at %v: %v at %v, want %v at %v", want.n, want.begin, mine.why, mine.end, want.why, want.end)
 		}
-		if mine.granted && mine.end < last {
+		if mine.why == nil && mine.end < last {
 			t.Errorf("acquire %d at %v: granted at %v, before an earlier call", want.n, want.begin, mine.end)
 		}
-		if mine.granted {
+		if mine.why == nil {
 			last = mine.end
 		}
 	}
+	record.rates = m.changes
 	record.check(t)
 }
 
@@ -358,7 +526,7 @@ func (l *ledger) check(t *testing.T) {
 }
 
 // The same bound with rates that are no neat fractions, released by silence
-// too, while goroutines acquire, try, give up and read all at once.
+// too, while goroutines acquire, try, give up and read all at once, and with ramps.
 func TestConcurrentAcquirersKeepTheBound(t *testing.T) {
 	const runs = 3000
 	for seed := range uint64(runs) {
@@ -376,6 +544,9 @@ func compete(t *testing.T, rnd *rand.Rand) {
 	perToken := time.Duration(nano / rate)
 	if rnd.IntN(2) == 0 {
 		config.OnSilence = Silence{After: 1 + 5*perToken, Step: rnd.IntN(2) == 0}
+	}
+	if rnd.IntN(3) == 0 {
+		config.RampUp = minRampUp + time.Duration(rnd.Int64N(int64(20*perToken)+1))
 	}
 	c := newTestCoordinator(t, nil, config)
 	record := newLedger(config.Burst, mustState(t, c).EffectiveRate)

@@ -1,6 +1,7 @@
 package rate
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"fmt"
@@ -8,8 +9,8 @@ import (
 	"time"
 )
 
-// provider is one rate budget: its bucket, the levels that scale it, and who
-// waits for it. One mutex guards all of it.
+// provider is one rate budget: its bucket, the levels that scale it, what else
+// refuses its use, and who waits for it. One mutex guards all of it.
 //
 // Every method that needs the mutex held begins with advance and ends with
 // arm, so whatever was due at an instant has happened before anything else
@@ -25,8 +26,11 @@ type provider struct {
 	mu          sync.Mutex
 	policy      Policy
 	policySince time.Time // the event time of the policy
-	bucket      bucket
+	ramp        ramp
+	bucket      bucket // at the ramp's rate
 	holdings    *holdings
+	breaker     breaker
+	cooldowns   cooldowns
 	current     announced
 
 	queue  list.List // of *waiter, first come first
@@ -39,15 +43,19 @@ type provider struct {
 
 // announced is what the outside follows of a provider.
 type announced struct {
-	level Level
-	scale float64
-	rate  float64 // effective, tokens/s
+	level        Level
+	scale        float64
+	rate, target float64 // effective and where it goes, tokens/s
+	breaker      BreakerState
+	cooling      bool // globally
 }
 
-// waiter is one blocked Acquire. ready is closed once its tokens are taken.
+// waiter is one blocked Acquire. ready is closed once its tokens are taken, or
+// refused for a reason.
 type waiter struct {
-	tokens uint64
-	ready  chan struct{}
+	tokens  uint64
+	ready   chan struct{}
+	refused error // set before ready is closed
 }
 
 const (
@@ -69,10 +77,12 @@ func newProvider(index int, config ProviderConfig, clock Clock, start time.Time,
 		policy:   *config.Policy,
 		bucket:   newBucket(config.Burst),
 		holdings: newHoldings(config.MaxCoordinators, config.Aggregate, config.OnSilence),
+		breaker:  breaker{config: config.Breaker},
 		alarm:    noAlarm,
-		current:  announced{rate: -1}, // so that the first evaluation sets the rate
+		ramp:     ramp{to: -1}, // so that the first evaluation sets the rate, and at once
 	}
-	p.evaluate()
+	p.evaluate(0)
+	p.ramp.every = stepOf(config.RampUp)
 	return p
 }
 
@@ -93,7 +103,14 @@ func (p *provider) acquire(ctx context.Context, n int) error {
 	}
 	p.mu.Lock()
 	now := p.clock.Now()
-	p.advance(now)
+	at := p.advance(now)
+	if err := p.refusal(at); err != nil {
+		p.denied++
+		p.arm(now)
+		p.mu.Unlock()
+		return err
+	}
+	p.breaker.admit(at)
 	if p.queue.Len() == 0 && p.bucket.take(uint64(n)) {
 		p.granted += uint64(n)
 		p.arm(now)
@@ -108,18 +125,18 @@ func (p *provider) acquire(ctx context.Context, n int) error {
 
 	select {
 	case <-w.ready:
-		return nil
+		return w.refused
 	case <-ctx.Done():
 	}
 	if p.leave(place) {
-		return nil
+		return w.refused
 	}
 	return fmt.Errorf("acquire from provider %q: %w", p.name, ctx.Err())
 }
 
 // leave takes a waiter out of the queue. True means that its tokens were
-// granted before it could go.
-func (p *provider) leave(place *list.Element) (granted bool) {
+// granted or refused before it could go.
+func (p *provider) leave(place *list.Element) (answered bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.clock.Now()
@@ -127,39 +144,112 @@ func (p *provider) leave(place *list.Element) (granted bool) {
 	w := place.Value.(*waiter)
 	select {
 	case <-w.ready:
-		granted = true
+		answered = true
 	default:
 		p.queue.Remove(place)
 		p.demand -= w.tokens
 		p.denied++
+		p.breaker.giveBack(1)
 		p.grant() // the next in line may need less
 	}
 	p.arm(now)
-	return granted
+	return answered
 }
 
-func (p *provider) tryAcquire(n int) (bool, time.Duration) {
+func (p *provider) tryAcquire(n int) (bool, time.Duration, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.clock.Now()
-	p.advance(now)
+	at := p.advance(now)
 	defer p.arm(now)
+	if refused := p.refusal(at); refused != nil {
+		p.denied++
+		return false, refused.RetryAfter, refused
+	}
 	if p.queue.Len() == 0 && p.bucket.take(uint64(n)) {
+		p.breaker.admit(at)
 		p.granted += uint64(n)
-		return true, 0
+		return true, 0, nil
 	}
 	p.denied++
-	return false, p.bucket.wait(p.demand + uint64(n))
+	return false, p.wait(p.demand + uint64(n)), nil
 }
 
-func (p *provider) apply(a Adjustment, skew time.Duration) (Result, error) {
+// refusal returns why calls are refused now, nil when they are not. Of two
+// reasons it is the one that lasts longer.
+func (p *provider) refusal(at time.Duration) *RefusedError {
+	if p.breaker.state == BreakerClosed && p.cooldowns.global <= at {
+		return nil
+	}
+	open, cooling := p.breaker.refuses(at), p.cooldowns.refuses(at)
+	switch {
+	case open == 0 && cooling == 0:
+		return nil
+	case open > cooling:
+		return &RefusedError{Provider: p.name, Reason: ErrBreakerOpen, RetryAfter: open}
+	default:
+		return &RefusedError{Provider: p.name, Reason: ErrCooldown, RetryAfter: cooling}
+	}
+}
+
+// turnAway refuses everyone who waits: for them too the wait may be long, and
+// they should look for another way.
+func (p *provider) turnAway(at time.Duration) {
+	if p.queue.Len() == 0 {
+		return
+	}
+	refused := p.refusal(at)
+	p.breaker.giveBack(p.queue.Len())
+	p.denied += uint64(p.queue.Len())
+	for e := p.queue.Front(); e != nil; e = e.Next() {
+		w := e.Value.(*waiter)
+		w.refused = refused
+		close(w.ready)
+	}
+	p.queue.Init()
+	p.demand = 0
+}
+
+// record takes in how a call went.
+func (p *provider) record(success bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.clock.Now()
-	if a.Time.Sub(now) > skew {
-		return Result{}, fmt.Errorf("%w: more than %v ahead", ErrFuture, skew)
+	at := p.advance(now)
+	defer p.arm(now)
+	if success {
+		p.breaker.succeed()
+	} else if p.breaker.fail(at) {
+		p.turnAway(at)
 	}
-	p.advance(now)
+	p.announce(at)
+}
+
+// cool begins a cooldown.
+func (p *provider) cool(scope string, d time.Duration) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.clock.Now()
+	at := p.advance(now)
+	defer p.arm(now)
+	if err := p.cooldowns.begin(scope, at, cmp.Or(d, p.config.Cooldown)); err != nil {
+		return err
+	}
+	if scope == GlobalScope {
+		p.turnAway(at)
+		p.announce(at)
+	}
+	return nil
+}
+
+func (p *provider) apply(a Adjustment) (Result, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.clock.Now()
+	if a.Time.Sub(now) > p.config.MaxFutureSkew {
+		return Result{}, fmt.Errorf("%w: more than %v ahead", ErrFuture, p.config.MaxFutureSkew)
+	}
+	instant := p.advance(now)
 	defer p.arm(now)
 	at := a.Time.UTC().Round(0) // without a monotonic reading: other processes' times are compared with it
 	stale := p.holdings.apply(a.Coordinator, signal{a.Level, at}, now)
@@ -169,7 +259,7 @@ func (p *provider) apply(a Adjustment, skew time.Duration) (Result, error) {
 	if newer := at.Compare(p.policySince); newer > 0 || newer == 0 && a.Policy.compare(p.policy) < 0 {
 		p.policy, p.policySince = a.Policy, at
 	}
-	changed := p.evaluate()
+	changed := p.evaluate(instant)
 	return Result{State: p.state(now), Changed: changed, Stale: stale}, nil
 }
 
@@ -177,13 +267,13 @@ func (p *provider) setPolicy(policy Policy) Result {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.clock.Now()
-	p.advance(now)
+	at := p.advance(now)
 	defer p.arm(now)
 	p.policy = policy
 	if wall := now.UTC().Round(0); p.policySince.Before(wall) {
 		p.policySince = wall // events from before the change may still be on their way
 	}
-	changed := p.evaluate()
+	changed := p.evaluate(at)
 	return Result{State: p.state(now), Changed: changed}
 }
 
@@ -191,20 +281,26 @@ func (p *provider) forget(coordinator string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.clock.Now()
-	p.advance(now)
+	at := p.advance(now)
 	defer p.arm(now)
 	ok := p.holdings.forget(coordinator)
-	p.evaluate()
+	p.evaluate(at)
 	return ok
 }
 
 func (p *provider) snapshot() State {
+	s, _ := p.observe()
+	return s
+}
+
+// observe returns the state and what of it the outside follows.
+func (p *provider) observe() (State, announced) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.clock.Now()
 	p.advance(now)
 	defer p.arm(now)
-	return p.state(now)
+	return p.state(now), p.current
 }
 
 func (p *provider) coordinators() []CoordinatorState {
@@ -236,30 +332,86 @@ func (p *provider) wake() {
 	p.arm(now)
 }
 
-// advance brings the provider to now: it refills at the rate that held until
-// now, grants what that pays for, and then lets silence release levels.
-func (p *provider) advance(now time.Time) {
-	p.bucket.refill(now.Sub(p.start))
+// advance brings the provider to now, and returns that as the bucket's time: it
+// refills at the rates that held until now, grants what that pays for, and then
+// ends what is over: silence, an open breaker, a cooldown.
+func (p *provider) advance(now time.Time) time.Duration {
+	at := now.Sub(p.start)
+	if p.ramp.left > 0 {
+		p.climb(at)
+	}
+	p.bucket.refill(at)
 	p.grant()
 	if due, ok := p.holdings.due(); ok && !now.Before(due) {
 		p.holdings.release(now)
-		p.evaluate()
+		p.evaluate(at)
 	}
+	if p.breaker.advance(at) || p.current.cooling && p.cooldowns.global <= at {
+		p.announce(at)
+	}
+	return at
 }
 
-// evaluate derives the effective rate from the held levels and the policy, and
-// reports whether anything of it is new.
-func (p *provider) evaluate() (changed bool) {
+// climb takes the ramp's steps up to now, each at its time.
+func (p *provider) climb(now time.Duration) {
+	for due, ok := p.ramp.due(); ok && due <= now; due, ok = p.ramp.due() {
+		p.bucket.refill(due)
+		p.grant()
+		p.ramp.climb()
+		p.bucket.setRate(p.ramp.rate)
+	}
+	p.announce(now)
+}
+
+// evaluate derives the rate from the held levels and the policy, and reports
+// whether anything is new to the outside.
+func (p *provider) evaluate(at time.Duration) (changed bool) {
 	level, _ := p.holdings.level()
-	scale := p.policy.Scale(level)
-	next := announced{level, scale, max(p.config.MinRate, p.config.Rate*scale)}
+	if target := max(p.config.MinRate, p.config.Rate*p.policy.Scale(level)); target != p.ramp.to {
+		p.ramp.aim(target, at)
+		p.bucket.setRate(p.ramp.rate)
+	}
+	return p.announce(at)
+}
+
+// announce lets the outside know of what is new to it, and reports whether
+// anything is.
+func (p *provider) announce(at time.Duration) (changed bool) {
+	level, _ := p.holdings.level()
+	next := announced{
+		level:   level,
+		scale:   p.policy.Scale(level),
+		rate:    p.ramp.rate,
+		target:  p.ramp.to,
+		breaker: p.breaker.state,
+		cooling: p.cooldowns.global > at,
+	}
 	if next == p.current {
 		return false
 	}
 	p.current = next
-	p.bucket.setRate(next.rate)
 	p.watchers.mark(p.index)
 	return true
+}
+
+// wait returns how long it takes until so many tokens have come in all, the
+// steps of the ramp included.
+func (p *provider) wait(tokens uint64) time.Duration {
+	b, r := p.bucket, p.ramp
+	b.burst = boundless // those who are served in between make room
+	for due, ok := r.due(); ok; due, ok = r.due() {
+		if b.wait(tokens) <= due-b.at {
+			break
+		}
+		b.refill(due)
+		r.climb()
+		b.setRate(r.rate)
+	}
+	wait, passed := b.wait(tokens), b.at-p.bucket.at
+	if wait > Never-passed {
+		return Never
+	}
+	return passed + wait
 }
 
 // grant serves the queue in order as far as the stored tokens go.
@@ -277,7 +429,8 @@ func (p *provider) grant() {
 }
 
 // arm sets the timer to the next instant at which time alone changes
-// something: the head of the queue can be served, or silence releases a level.
+// something: the head of the queue can be served, silence releases a level, the
+// ramp takes a step, the breaker half-opens or the global cooldown ends.
 func (p *provider) arm(now time.Time) {
 	wait := Never
 	if front := p.queue.Front(); front != nil {
@@ -285,6 +438,16 @@ func (p *provider) arm(now time.Time) {
 	}
 	if due, ok := p.holdings.due(); ok {
 		wait = min(wait, due.Sub(now))
+	}
+	at := now.Sub(p.start)
+	if due, ok := p.ramp.due(); ok {
+		wait = min(wait, due-at)
+	}
+	if p.breaker.state == BreakerOpen {
+		wait = min(wait, p.breaker.until-at)
+	}
+	if p.current.cooling {
+		wait = min(wait, p.cooldowns.global-at)
 	}
 	if wait == Never {
 		if p.alarm != noAlarm {
@@ -294,7 +457,7 @@ func (p *provider) arm(now time.Time) {
 		return
 	}
 	wait = min(wait, maxAlarm)
-	alarm := now.Sub(p.start) + wait
+	alarm := at + wait
 	if p.alarm != noAlarm && p.alarm <= alarm {
 		return // it arms itself again if it comes too early
 	}
@@ -308,6 +471,11 @@ func (p *provider) arm(now time.Time) {
 
 func (p *provider) state(now time.Time) State {
 	level, since := p.holdings.level()
+	at := now.Sub(p.start)
+	var target float64
+	if p.ramp.left > 0 {
+		target = p.ramp.to
+	}
 	return State{
 		Provider:      p.name,
 		Level:         level,
@@ -316,6 +484,9 @@ func (p *provider) state(now time.Time) State {
 		Policy:        p.policy,
 		Scale:         p.current.scale,
 		EffectiveRate: p.current.rate,
+		RampTarget:    target,
+		Breaker:       p.breaker.status(at),
+		Cooldowns:     p.cooldowns.list(at),
 		Tokens:        p.bucket.have.tokens(),
 		Waiters:       p.queue.Len(),
 		Granted:       p.granted,

@@ -15,6 +15,9 @@ const nano = 1_000_000_000
 // exactly and a smaller one is rounded down, so nothing drifts upwards.
 type quantity struct{ hi, lo uint64 }
 
+// boundless is more than any bucket can hold.
+var boundless = quantity{hi: math.MaxUint64, lo: math.MaxUint64}
+
 // perNanosecond converts a rate in tokens/s, in [0, maxTokens].
 func perNanosecond(rate float64) quantity {
 	whole, frac := math.Modf(rate)

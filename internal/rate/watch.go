@@ -7,8 +7,8 @@ import (
 )
 
 // Watch yields every provider's state once and from then on the state of each
-// provider whose level, scale or effective rate has changed, until ctx is done
-// or the loop is left. Changes that come faster than they are taken are
+// provider whose level, scale, effective rate or ramp target, breaker's state
+// or global cooldown has changed, until ctx is done or the loop is left. Changes that come faster than they are taken are
 // coalesced into the latest state, so a slow loop holds nobody up. It starts
 // no goroutine.
 func (c *Coordinator) Watch(ctx context.Context) iter.Seq[State] {
@@ -42,8 +42,7 @@ type watcher struct {
 
 // offer yields a provider's state unless it is back to what was last yielded.
 func (w *watcher) offer(p *provider, yield func(State) bool) bool {
-	s := p.snapshot()
-	now := announced{s.Level, s.Scale, s.EffectiveRate}
+	s, now := p.observe()
 	if last := w.seen[p.index]; last != nil && *last == now {
 		return true
 	}
