@@ -68,7 +68,7 @@ faults: ## Hurt consumers, servers and connections, and look for missing entries
 bench: build ## Measure the full chain beside the stock library and the raw limit
 	$(GO) run ./internal/bench
 
-latency: build ## Measure the time from XADD to the adjustment's announcement at offered rates
+latency: build ## Measure the time from XADD to the applied adjustment at offered rates
 	$(GO) run ./internal/bench -latency
 
 clean: ## Remove what was built

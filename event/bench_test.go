@@ -107,17 +107,17 @@ type benchEnvelope struct {
 	Payload json.RawMessage `json:"payload"`
 }
 
+// generalDecoder is a decoder that goes by Go types.
+type generalDecoder struct {
+	name      string
+	unmarshal func([]byte, any) error
+}
+
 // BenchmarkReference decodes the same entries with general decoders: the envelope, and the inner one when nested, but
 // not the payload, and without most of the rules.
 func BenchmarkReference(b *testing.B) {
-	libraries := []struct {
-		name      string
-		unmarshal func([]byte, any) error
-	}{
-		{"encoding-json", json.Unmarshal},
-		{"sonic", sonic.ConfigStd.Unmarshal},
-	}
-	for _, library := range libraries {
+	libraries := []generalDecoder{{"encoding-json", json.Unmarshal}, {"sonic", sonic.ConfigStd.Unmarshal}}
+	for _, library := range append(libraries, experimental...) {
 		for _, entry := range benchEntries(b) {
 			data := []byte(entry.Fields["data"])
 			b.Run(library.name+"/"+entry.Name, func(b *testing.B) {

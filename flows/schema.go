@@ -99,7 +99,7 @@ func (r *Redis) fields() Fields {
 		Duration("lease", &r.Lease,
 			"how long a consumer's name stays taken after its process was last heard of", Default("5s"), Min("100ms")),
 		Duration("max_idle", &r.MaxIdle,
-			"how long an entry stays with a consumer that does not acknowledge it before another takes it over",
+			"how long an entry stays with another program's consumer that does not acknowledge it before it is taken over; one of a dead process is taken over when its lease has ended",
 			Default("30s"), Min("100ms")),
 		Int("max_deliveries", &r.MaxDeliveries,
 			"the number of deliveries after which an entry goes to the dead letters", Default("5"), Min(1)),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -288,6 +289,25 @@ func TestStopGivesUpAfterTheTimeout(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A stage that ends its goroutine fails like any other as far as the event goes: it
+// comes again.
+func TestStageThatEndsItsGoroutine(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, l *line) {
+		var runs atomic.Int64
+		r := start(t, l, standard, func(context.Context, *stages.Delivery, stages.HandleConfig, stages.Deps) error {
+			if runs.Add(1) == 1 {
+				runtime.Goexit()
+			}
+			return nil
+		}, nil)
+		r.put("7-1", feedback("bars_1", "soft", 0))
+		r.settled(1)
+		if runs.Load() != 2 || r.count.of("success") != 1 {
+			t.Errorf("%d runs, counts %v; want 2 and a success", runs.Load(), r.count.counts)
+		}
+	})
 }
 
 // A failure of the bus itself does not use up the event's retries.

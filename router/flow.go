@@ -73,6 +73,13 @@ func buildFlow(plan FlowPlan, deps Deps) (*flow, error) {
 		return nil, fmt.Errorf("flow %q: router: %w", plan.Name, err)
 	}
 	deps.Transport.RetainDeadLetters(plan.DeadLetterKey)
+	for _, s := range plan.Stages {
+		if p, ok := s.Config.(stages.Publishes); ok {
+			for _, stream := range p.Publishes() {
+				deps.Transport.ExpectPublish(stream)
+			}
+		}
+	}
 	f.sub, err = deps.Transport.Subscriber(plan.StreamKey, plan.Group, plan.Start, plan.Lanes)
 	if err != nil {
 		return nil, fmt.Errorf("flow %q: subscribe %s: %w", plan.Name, plan.StreamKey, err)

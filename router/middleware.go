@@ -71,6 +71,9 @@ func (f *flow) retry(next message.HandlerFunc) message.HandlerFunc {
 			}
 			if busUnavailable(err) {
 				outages++ // this run does not count
+				if outages == f.plan.Retry.Max+1 {
+					f.log.Warn("event waits for the bus, and its lane with it", "stage", d.Stage, "event_id", d.Event.ID, "err", err)
+				}
 			}
 			if stages.IsPermanent(err) || f.stopping() || d.Attempts-outages > f.plan.Retry.Max {
 				return nil, err

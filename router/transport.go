@@ -18,6 +18,9 @@ type Transport interface {
 	// RetainDeadLetters tells the transport that stream holds dead letters, before
 	// the first is published.
 	RetainDeadLetters(stream string)
+	// ExpectPublish tells the transport that a stage publishes to stream, before a
+	// subscriber is asked for, so that it can find out what would keep it from that.
+	ExpectPublish(stream string)
 	// Up is nil when the transport can be used, and says why not otherwise.
 	Up() error
 }

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"errors"
 	"runtime/debug"
 	"sync"
 
@@ -62,7 +63,6 @@ func (w *workers) middleware(next message.HandlerFunc) message.HandlerFunc {
 func (w *workers) run(j *job) {
 	for {
 		j.handle()
-		j.done <- struct{}{}
 		select {
 		case j = <-w.jobs:
 		case <-w.closed:
@@ -71,13 +71,22 @@ func (w *workers) run(j *job) {
 	}
 }
 
+// errGoexit is the failure of a stage that ended its goroutine (runtime.Goexit), as
+// a t.FailNow in the wrong place does.
+var errGoexit = errors.New("the stage ended its goroutine")
+
 // handle turns a panic into an error, as Watermill would: here it has no one to
-// catch it.
+// catch it. It answers even when the goroutine ends with it.
 func (j *job) handle() {
+	returned := false
 	defer func() {
 		if v := recover(); v != nil {
 			j.out, j.err = nil, &stages.PanicError{Value: v, Stack: debug.Stack()}
+		} else if !returned {
+			j.out, j.err = nil, errGoexit
 		}
+		j.done <- struct{}{}
 	}()
 	j.out, j.err = j.next(j.msg)
+	returned = true
 }

@@ -40,6 +40,10 @@ type Config interface {
 // declared provider: in a file that declares none, its flow is disabled.
 type NeedsProviders interface{ NeedsProviders() bool }
 
+// Publishes is implemented by a Config whose stage writes to streams of the flow's
+// bus. It returns their full keys, once Validate has run.
+type Publishes interface{ Publishes() []string }
+
 // Stage is one step of a flow. Middleware returns the handler that does the
 // step's work and calls next, returning next's error unchanged or wrapped.
 type Stage interface {

@@ -65,6 +65,14 @@ func (c *RateApplyConfig) Fields() flows.Fields {
 // NeedsProviders implements NeedsProviders.
 func (c *RateApplyConfig) NeedsProviders() bool { return true }
 
+// Publishes implements Publishes.
+func (c *RateApplyConfig) Publishes() []string {
+	if c.Publish == "" {
+		return nil
+	}
+	return []string{c.key}
+}
+
 // Validate implements Config.
 func (c *RateApplyConfig) Validate(s Scope, d *flows.Diagnostics) {
 	if c.Publish == "" && c.PublishKey != "" {

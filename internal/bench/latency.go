@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -55,25 +55,31 @@ func offered(ctx context.Context, server *redisServer, rate int) (q [3]float64, 
 	if err != nil {
 		return q, err
 	}
+	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, self, "-worker", "latency", "-n", fmt.Sprint(rate*latencySeconds), "-url", server.url)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return q, err
-	}
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
 	if err := cmd.Start(); err != nil {
 		return q, err
 	}
-	for server.client.XInfoGroups(ctx, stream).Err() != nil {
+	offering, stop := context.WithCancel(ctx)
+	defer stop()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- cmd.Wait()
+		stop() // nobody is there to be offered anything
+	}()
+	for server.client.XInfoGroups(offering, stream).Err() != nil && offering.Err() == nil {
 		time.Sleep(10 * time.Millisecond)
 	}
-	if err := offer(ctx, server.client, rate); err != nil {
-		return q, err
+	offerErr := offer(offering, server.client, rate)
+	if err := <-ended; err != nil {
+		return q, fmt.Errorf("worker: %w", err)
 	}
-	if _, err := fmt.Fscan(bufio.NewReader(out), &q[0], &q[1], &q[2]); err != nil {
-		return q, err
+	if offerErr != nil {
+		return q, offerErr
 	}
-	return q, cmd.Wait()
+	_, err = fmt.Fscan(&out, &q[0], &q[1], &q[2])
+	return q, err
 }
 
 // offer writes entries at their due times. Each carries its due time as the event's
@@ -86,6 +92,9 @@ func offer(ctx context.Context, client *redis.Client, rate int) error {
 		return begin.Add(time.Duration(float64(i) / float64(rate) * float64(time.Second)))
 	}
 	for sent := 0; sent < total; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		pipe := client.Pipeline()
 		for ; sent < total && !due(sent).After(time.Now()); sent++ {
 			data := entry(sent, event.Seconds(due(sent)))

@@ -31,12 +31,13 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "measure only what contains this text")
 	flag.BoolVar(&o.latency, "latency", false, "measure latency at offered rates instead of throughput")
 	flag.StringVar(&o.url, "url", "", "Redis server of a worker (used by bench itself)")
+	flag.StringVar(&o.mallocs, "mallocs", "", "file that a worker notes its allocations in (used by bench itself)")
 	flag.Parse()
 	ctx := context.Background()
 	var err error
 	switch {
 	case *worker != "":
-		err = work(ctx, *worker, o)
+		err = workCounted(ctx, *worker, o)
 	case o.latency:
 		err = latency(ctx)
 	default:
@@ -55,6 +56,7 @@ type options struct {
 	only    string
 	latency bool
 	url     string
+	mallocs string
 }
 
 // subject is one thing to measure.
@@ -91,7 +93,7 @@ type figures struct {
 	rate   float64 // events/s
 	cpu    float64 // µs of user and system time an event
 	rss    float64 // MiB at most
-	allocs float64 // an event; 0 is not measured
+	allocs float64 // an event
 }
 
 func throughput(ctx context.Context, o options) error {
@@ -123,17 +125,10 @@ func throughput(ctx context.Context, o options) error {
 			continue
 		}
 		m := median(list)
-		fmt.Fprintf(w, "%s\t%.0f\t%.1f\t%s\t%.0f\t%s\t%s\t\n", s.name, m.rate, m.cpu, orDash(m.allocs), m.rss,
+		fmt.Fprintf(w, "%s\t%.0f\t%.1f\t%.1f\t%.0f\t%s\t%s\t\n", s.name, m.rate, m.cpu, m.allocs, m.rss,
 			ratio(results, s.key(), s.base), ratioIf(!s.inmem, results, s.key(), "stock16"))
 	}
 	return w.Flush()
-}
-
-func orDash(v float64) string {
-	if v == 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%.1f", v)
 }
 
 func ratioIf(yes bool, results map[string][]figures, a, b string) string {
@@ -190,7 +185,7 @@ func measure(ctx context.Context, s subject, o options, server *redisServer) (fi
 			return figures{}, err
 		}
 		program = self
-		args = []string{"-worker", s.worker, "-n", fmt.Sprint(o.entries), "-url", server.url}
+		args = []string{"-worker", s.worker, "-n", fmt.Sprint(o.entries), "-url", server.url, "-mallocs", server.mallocs()}
 	default:
 		file, err := flowFile(s.when)
 		if err != nil {
@@ -235,8 +230,18 @@ func measure(ctx context.Context, s subject, o options, server *redisServer) (fi
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return figures{}, err
 	}
-	if err := cmd.Wait(); err != nil && s.worker == "" {
+	if err := cmd.Wait(); err != nil {
 		return figures{}, err
+	}
+	if s.worker != "" {
+		text, err := os.ReadFile(server.mallocs())
+		if err != nil {
+			return figures{}, err
+		}
+		if _, err := fmt.Sscan(string(text), &f.allocs); err != nil {
+			return figures{}, err
+		}
+		f.allocs /= float64(o.entries)
 	}
 	usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	if !ok {

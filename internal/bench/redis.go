@@ -74,6 +74,9 @@ func (s *redisServer) stop() {
 	_ = os.RemoveAll(s.dir)
 }
 
+// mallocs is the file in which a worker notes its allocations.
+func (s *redisServer) mallocs() string { return filepath.Join(s.dir, "mallocs") }
+
 func freePort() (int, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -2,11 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -23,6 +28,26 @@ import (
 	"github.com/mjdevaccount/pulseflow/router"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
+
+// workCounted runs one worker to its end, or until it is told to end, and notes how
+// many objects it has made.
+func workCounted(ctx context.Context, name string, o options) error {
+	told, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- work(ctx, name, o) }()
+	var err error
+	select {
+	case err = <-ended:
+	case <-told.Done():
+	}
+	if o.mallocs != "" {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		err = errors.Join(err, os.WriteFile(o.mallocs, []byte(strconv.FormatUint(m.Mallocs, 10)), 0o600))
+	}
+	return err
+}
 
 // work runs one worker. Those on Redis run until they are stopped; the others
 // print how long they took.

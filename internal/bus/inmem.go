@@ -215,6 +215,9 @@ func (m *InMemory) remove(g *memGroup) {
 	}
 }
 
+// ExpectPublish does nothing: every stream can be published to.
+func (m *InMemory) ExpectPublish(string) {}
+
 // RetainDeadLetters makes the bus keep the newest entries published to the
 // stream, up to DeadLetterBuffer of them, for Newest. Its groups get them too.
 func (m *InMemory) RetainDeadLetters(stream string) {

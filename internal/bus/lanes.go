@@ -57,6 +57,7 @@ type laneConfig struct {
 	carry func(lane int, d delivery, again bool) *message.Message
 
 	first, most time.Duration // backoff: the first wait and the longest
+	grace       time.Duration // how long the reader's answer is waited for once base has ended
 }
 
 // delivery is an event on its way to a reader, with the metadata its message
@@ -64,12 +65,14 @@ type laneConfig struct {
 type delivery struct {
 	event *event.Event
 	meta  message.Metadata
+	held  bool // of what a close leaves: the reader has it and has not answered
 }
 
 type lane struct {
 	mu    sync.Mutex
 	queue []delivery // from head on: not settled yet, the first may be in flight
 	head  int
+	held  bool          // the lane has ended, and the reader still has the first
 	wake  chan struct{} // one token when the queue stops being empty
 }
 
@@ -105,12 +108,12 @@ func (l *lanes) dispatch(e *event.Event) { l.enqueue(delivery{event: e}) }
 // enqueue is dispatch for an event whose message carries metadata.
 func (l *lanes) enqueue(d delivery) {
 	ln := l.lanes[0]
-	if n := uint64(len(l.lanes)); n > 1 {
+	if len(l.lanes) > 1 {
 		key := d.event.OrderKey()
 		if key == "" {
 			key = d.event.EntryID
 		}
-		ln = l.lanes[maphash.String(l.seed, key)%n]
+		ln = l.lanes[l.of(key)]
 	}
 	if ln.push(d) {
 		select {
@@ -118,6 +121,11 @@ func (l *lanes) enqueue(d delivery) {
 		default:
 		}
 	}
+}
+
+// of returns which lane a key's events go through.
+func (l *lanes) of(key string) int {
+	return int(maphash.String(l.seed, key) % uint64(len(l.lanes)))
 }
 
 // close stops the lanes and waits for them. With finish, what is queued runs
@@ -170,7 +178,7 @@ func (l *lanes) run(i int) {
 				return
 			}
 		}
-		if !l.deliver(i, d) {
+		if !l.deliver(ln, i, d) {
 			return
 		}
 		l.settled(d.event)
@@ -179,7 +187,7 @@ func (l *lanes) run(i int) {
 }
 
 // deliver offers d until it is acknowledged; false when the lanes ended first.
-func (l *lanes) deliver(i int, d delivery) bool {
+func (l *lanes) deliver(ln *lane, i int, d delivery) bool {
 	again := false
 	for wait := l.first; ; wait = min(2*wait, l.most) {
 		if l.quitting() {
@@ -201,13 +209,7 @@ func (l *lanes) deliver(i int, d delivery) bool {
 			return true
 		case <-msg.Nacked():
 		case <-l.base.Done():
-			// An acknowledgement that came first counts.
-			select {
-			case <-msg.Acked():
-				return true
-			default:
-				return false
-			}
+			return ln.lastAnswer(msg, l.grace)
 		}
 		if !l.pause(wait - rand.N(wait/2+1)) {
 			return false
@@ -296,11 +298,38 @@ func (ln *lane) next() (delivery, bool) {
 	return ln.queue[ln.head], true
 }
 
+// lastAnswer is true when the head of a lane that ends was handled, which it waits a
+// moment to be told. Without an answer, that stays with the reader.
+func (ln *lane) lastAnswer(msg *message.Message, grace time.Duration) (acked bool) {
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-msg.Acked():
+		return true
+	case <-msg.Nacked():
+		return false
+	case <-timer.C:
+	}
+	select {
+	case <-msg.Acked(): // at the same time
+		return true
+	default:
+	}
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	ln.held = true
+	return false
+}
+
 // take empties the queue.
 func (ln *lane) take() []delivery {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	left := ln.queue[ln.head:]
+	if ln.held && len(left) > 0 {
+		left[0].held = true
+	}
+	ln.held = false
 	ln.queue, ln.head = nil, 0
 	return left
 }

@@ -64,7 +64,8 @@ type RedisConfig struct {
 	// see its entries run elsewhere too. At least 100ms. Default 5s.
 	Lease time.Duration
 	// MaxIdle is how long an entry must have been pending untouched before it is taken from a consumer that keeps no
-	// lease, that is, of another program. Entries that are still being handled are touched every third of it. Default
+	// lease, that is, of another program. Entries that are still being handled are touched every third of it. It is also
+	// the longest that one entry of a dead consumer, which are run again one at a time, keeps the others waiting. Default
 	// 30s.
 	MaxIdle time.Duration
 	// MaxDeliveries is how often an entry may be delivered. One that is delivered again, because its consumer died with
@@ -211,6 +212,10 @@ func (r *Redis) Publisher() message.Publisher { return r.publish }
 // RetainDeadLetters names a stream of dead letters: it keeps DeadLetterMaxLen entries, and what is published to it is
 // written even when the message's context has been cancelled, since a shutdown must not lose a dead letter.
 func (r *Redis) RetainDeadLetters(stream string) { r.publish.retain(stream) }
+
+// ExpectPublish names another stream that will be published to, so that a permission that lacks for it is found before
+// the first event is read, not after it was handled.
+func (r *Redis) ExpectPublish(stream string) { r.publish.expect(stream) }
 
 // Up returns nil when Redis can be used, else why not, in words an operator can act on. A subscription that cannot
 // work makes the transport not up. Without a subscription the server is asked, at most once a second and for at most a

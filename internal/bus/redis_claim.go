@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/mjdevaccount/pulseflow/event"
 )
 
 // claimPage is how many pending entries are listed, and at most claimed, at once.
@@ -46,7 +45,6 @@ return claimed`
 type owner struct {
 	name string
 	idle time.Duration // take only entries that have been idle for so long
-	own  bool          // it is this consumer, which reads nothing new meanwhile: keep the order of the stream
 }
 
 // recovery runs what consumers left pending.
@@ -57,28 +55,42 @@ type owner struct {
 // each is claimed, which raises its count, only when it is about to run. So the count of an entry that waits stays what
 // it was however often its neighbour kills the process, while the killer's own rises each time until it exceeds
 // MaxDeliveries.
+//
+// A suspect runs in the lane of its key, so that it neither overtakes nor runs beside another entry of that.
 type recovery struct {
 	sub   *subscription
 	claim *redis.Script
 	turn  chan struct{} // one token: whoever has it may run a suspect
-	lane  *lanes        // the one lane suspects run in
-	done  chan struct{} // one token when the suspect was settled
+
+	running atomic.Pointer[suspect] // the one that runs, nil when none does
+
+	// Entries whose claim got no answer, with the deliveries they had before: what Redis may have counted since was none.
+	// Belongs to whoever has the turn.
+	unsure map[string]int64
+}
+
+// suspect is an entry that was in the hands of a consumer that died.
+type suspect struct {
+	id      string
+	settled chan struct{} // one token when it was
 }
 
 func newRecovery(s *subscription) *recovery {
-	r := &recovery{
-		sub: s, claim: redis.NewScript(claimEntries),
-		turn: make(chan struct{}, 1), done: make(chan struct{}, 1),
+	return &recovery{
+		sub: s, claim: redis.NewScript(claimEntries), turn: make(chan struct{}, 1), unsure: map[string]int64{},
 	}
-	r.lane = s.startLanes(1, func(e *event.Event) {
-		s.acks.add(e.EntryID)
-		notify(r.done)
-	})
-	return r
+}
+
+// settled is told of every entry that was handled.
+func (r *recovery) settled(id string) {
+	if one := r.running.Load(); one != nil && one.id == id {
+		notify(one.settled)
+	}
 }
 
 // run runs everything that o has pending and that is not in flight here, in the order of the stream, and returns when
-// the last of it has been dispatched, and settled if it was a suspect. It ends early, without an error, when o turns
+// the last of it has been dispatched, and settled if it was a suspect, which is waited for as long as patience lasts. It
+// ends early, without an error, when o turns
 // out to be alive.
 func (r *recovery) run(ctx context.Context, o owner) error {
 	p := pass{recovery: r, owner: o}
@@ -130,8 +142,7 @@ func (r *recovery) since(ctx context.Context, began time.Time) ([]redis.XPending
 type pass struct {
 	*recovery
 	owner
-	ran   int
-	ahead bool // unread entries were dispatched, which a suspect in its other lane could overtake
+	ran int
 }
 
 // list returns the owner's next pending entries.
@@ -181,43 +192,75 @@ func (p *pass) runUnread(ctx context.Context, ids []string) error {
 			return err
 		}
 		p.sub.dispatch(events)
-		p.ran, p.ahead, ids = p.ran+len(events), true, ids[n:]
+		p.ran, ids = p.ran+len(events), ids[n:]
 	}
 	return nil
 }
 
 // runSuspect claims one entry and runs it with no other suspect beside it. One that has died with its consumer more
-// than once is given the process to itself, as far as others finish within a lease's time.
+// than once is given the process to itself, as far as others finish within a lease's time. One that takes longer than
+// MaxIdle does not seem to kill anybody, and the next may run beside it: what hangs must not hold up everything.
 func (p *pass) runSuspect(ctx context.Context, id string, deliveries int64) error {
+	s := p.sub
 	select {
 	case p.turn <- struct{}{}:
 		defer func() { <-p.turn }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if p.ahead && p.own {
-		p.sub.flight.settle(ctx, p.sub.redis.cfg.MaxIdle)
-		p.ahead = false
-	}
 	if deliveries > 1 {
-		release := p.sub.flight.hold()
+		release := s.flight.hold()
 		defer release()
-		p.sub.flight.settle(ctx, p.sub.redis.cfg.Lease)
+		s.flight.settle(ctx, s.redis.cfg.Lease)
 	}
-	events, err := p.take(ctx, p.owner, []string{id})
+	one := &suspect{id: id, settled: make(chan struct{}, 1)}
+	p.running.Store(one)
+	defer p.running.Store(nil)
+	events, err := p.takeOne(ctx, id, deliveries)
 	if err != nil {
 		return err
 	}
-	if !p.sub.fly(p.lane, events) {
+	if !s.dispatch(events) {
 		return ctx.Err()
 	}
 	p.ran++
+	patience := time.NewTimer(s.redis.cfg.MaxIdle)
+	defer patience.Stop()
 	select {
-	case <-p.done:
+	case <-one.settled:
+		return nil
+	case <-patience.C:
+		s.log.Warn("pending entry takes long to run again, going on beside it", "owner", p.name, "entry", id)
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// takeOne claims a suspect. A claim that was executed but whose answer was lost has raised the entry's count although
+// nobody ran it; that is put right before it is claimed again.
+func (p *pass) takeOne(ctx context.Context, id string, deliveries int64) ([]delivery, error) {
+	if before, ok := p.unsure[id]; ok && before < deliveries && p.name == p.sub.who.is() {
+		if err := p.uncount(ctx, id, before); err != nil {
+			return nil, err
+		}
+	}
+	delete(p.unsure, id)
+	events, err := p.take(ctx, p.owner, []string{id})
+	if err != nil && !isAnswer(err) {
+		p.unsure[id] = deliveries
+	}
+	return events, err
+}
+
+// uncount sets the delivery count of an entry that this consumer has pending.
+func (r *recovery) uncount(ctx context.Context, id string, deliveries int64) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	s := r.sub
+	err := s.redis.client.Do(ctx, "XCLAIM", s.stream, s.group.name, s.who.is(), 0, id,
+		"RETRYCOUNT", deliveries, "JUSTID").Err()
+	return describe("XCLAIM", s.stream, err)
 }
 
 // take claims entries and decodes them. Those that are not o's any more are left out, those that are no longer in the

@@ -87,6 +87,33 @@ func newConsumer(r *Redis, keys redisKeys, log *slog.Logger) *consumer {
 	}
 }
 
+// hold renews the lease until ctx ends. It does nothing but that, in a goroutine of its own, so that neither what else
+// there is to look after nor a drain can keep it from being in time. A lease that is lost is claimed by others.
+func (c *consumer) hold(ctx context.Context) {
+	ticker := time.NewTicker(min(c.ttl/3, keepMost))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		if !c.alive() {
+			continue
+		}
+		if err := c.renewal(ctx); err != nil && ctx.Err() == nil {
+			c.log.Debug("renewing the consumer's lease failed", "err", err)
+		}
+	}
+}
+
+func (c *consumer) renewal(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, err := c.extend(ctx)
+	return err
+}
+
 // slot returns the name of the nth slot, from 1.
 func (c *consumer) slot(n int) string {
 	switch {
@@ -108,30 +135,92 @@ func (c *consumer) claim(ctx context.Context) (kept bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	had := c.name
-	if had != "" {
-		if kept, err = c.extend(ctx); kept || err != nil {
-			return kept, err
-		}
-		if ok, err := c.take(ctx, had); ok || err != nil {
-			return false, err
-		}
+	if had == "" {
+		return true, c.settleOn(ctx, true)
 	}
-	for n := 1; n <= maxSlots; n++ {
-		name := c.slot(n)
-		ok, err := c.take(ctx, name)
-		if err != nil {
-			return false, err
-		}
-		if ok {
-			if n > 1 && c.given != "" {
-				c.log.Warn("consumer name is taken by a live process, using another",
-					"wanted", c.given, "consumer", name)
-			}
-			return had == "", nil
-		}
+	if kept, err = c.extend(ctx); kept || err != nil {
+		return kept, err
 	}
-	return false, fmt.Errorf("redis: no free consumer name: %d are taken", maxSlots)
+	if ok, err := c.take(ctx, had); ok || err != nil {
+		return false, err
+	}
+	return false, c.settleOn(ctx, false)
 }
+
+// settleOn claims the first name that is free. A process that was killed and started again finds the lease of its last
+// life on its own name. If it went on under the next one, it would read what is new before what that life left pending.
+// So, when it is patient, it lets a name pass as taken only once it has seen the lease being renewed, and otherwise
+// waits for that to expire: for no longer than a lease lasts.
+func (c *consumer) settleOn(ctx context.Context, patient bool) error {
+	last := map[string]time.Duration{} // what was left of each lease at the last look
+	alive := map[string]bool{}
+	for deadline := time.Now().Add(2 * c.ttl); ; {
+		name, err := c.firstFree(ctx, last, alive, !patient || time.Now().After(deadline))
+		if err != nil {
+			return err
+		}
+		if name != "" {
+			ok, err := c.take(ctx, name)
+			if err != nil {
+				return err
+			}
+			if ok {
+				if name != c.slot(1) && c.given != "" {
+					c.log.Warn("consumer name is taken by a live process, using another",
+						"wanted", c.given, "consumer", name)
+				}
+				return nil
+			}
+			continue // somebody was faster
+		}
+		if !sleep(ctx, c.ttl/20) {
+			return ctx.Err()
+		}
+	}
+}
+
+// slotPage is how many names are looked at in one round trip.
+const slotPage = 16
+
+// firstFree returns the first name that nobody has, "" when it is too early to say because a name before it may be that
+// of a dead process.
+func (c *consumer) firstFree(ctx context.Context, last map[string]time.Duration, alive map[string]bool, anyway bool) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	unsure := false
+	for from := 1; from <= maxSlots; from += slotPage {
+		left := make([]*redis.DurationCmd, slotPage)
+		_, err := c.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i := range left {
+				left[i] = p.PTTL(ctx, c.keys.lease(c.slot(from+i)))
+			}
+			return nil
+		})
+		if err != nil {
+			return "", describe("PTTL", c.keys.lease(c.slot(from)), err)
+		}
+		for i, cmd := range left {
+			name, ttl := c.slot(from+i), cmd.Val()
+			switch before, seen := last[name]; {
+			case ttl == noKey && unsure:
+				return "", nil
+			case ttl == noKey:
+				return name, nil
+			case ttl == noExpiry, seen && ttl > before:
+				alive[name] = true
+			}
+			last[name] = ttl
+			unsure = unsure || !alive[name] && !anyway
+		}
+	}
+	return "", fmt.Errorf("redis: no free consumer name: %d are taken", maxSlots)
+}
+
+// What PTTL answers instead of a time, as go-redis has it.
+const (
+	noKey    = time.Duration(-2)
+	noExpiry = time.Duration(-1)
+)
 
 // take claims a name; false when somebody has it.
 func (c *consumer) take(ctx context.Context, name string) (bool, error) {

@@ -49,17 +49,24 @@ type operation struct {
 func (o *operation) Error() string { return "redis: " + o.text }
 func (o *operation) Unwrap() error { return o.err }
 
-// Unavailable reports whether the server could not do its work, whatever was asked of it: it is down, hangs, starts,
-// or takes no writes. Such a fault is over once the server is well again. What the server refuses for good, a wrong
-// type or a missing permission, is none.
+// Unavailable reports whether the server could not do its work, whatever the event was: it is down, hangs, starts, or
+// takes no writes, or it has to be set right first: a user that lacks a permission, a key of another type. Such a fault
+// is over once the server is well again. What it refuses because of the entry, one that is too large, is none.
 func (o *operation) Unavailable() bool {
-	for _, prefix := range []string{"LOADING", "READONLY", "MISCONF", "OOM", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY"} {
+	for _, prefix := range append([]string{
+		"LOADING", "READONLY", "MISCONF", "OOM", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY",
+	}, operatorFaults...) {
 		if redis.HasErrorPrefix(o.err, prefix) {
 			return true
 		}
 	}
-	var answer redis.Error // the server did answer
-	return !errors.As(o.err, &answer)
+	return !isAnswer(o.err)
+}
+
+// isAnswer reports whether an error is the server's answer. Any other leaves open whether it did what it was asked.
+func isAnswer(err error) bool {
+	var answer redis.Error
+	return errors.As(err, &answer)
 }
 
 // describe says in one line what is wrong with a command on a key, in the words of whoever has to mend it. It returns
@@ -137,10 +144,12 @@ func isNoGroup(err error) bool {
 // isNoKey reports whether XINFO did not find the stream.
 func isNoKey(err error) bool { return redis.HasErrorPrefix(err, "no such key") }
 
-// longestWait is how far attempts are spaced after err: far when it stays until somebody changes the server's or the
-// user's settings.
+// operatorFaults are the errors that stay until somebody changes the server's or the user's settings.
+var operatorFaults = []string{"NOPERM", "WRONGTYPE", "WRONGPASS", "NOAUTH"}
+
+// longestWait is how far attempts are spaced after err: far when only an operator can help.
 func longestWait(err error) time.Duration {
-	for _, prefix := range []string{"NOPERM", "WRONGTYPE", "WRONGPASS", "NOAUTH"} {
+	for _, prefix := range operatorFaults {
 		if redis.HasErrorPrefix(err, prefix) {
 			return retrySlow
 		}

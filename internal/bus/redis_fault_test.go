@@ -359,7 +359,10 @@ func TestRedisStreamKeyOfAnotherType(t *testing.T) {
 // What the README asks an ACL user to have.
 var aclRule = "on >secret resetkeys ~mdp:* ~{mdp:* resetchannels -@all +hello +auth +ping +select " +
 	"+xreadgroup +xack +xclaim +xpending +xrange +xinfo +xgroup +xadd " +
-	"+set +get +mget +del +exists +pexpire +sadd +srem +smismember +eval +evalsha +time"
+	"+set +get +mget +del +exists +pexpire +pttl +sadd +srem +smismember +eval +evalsha +time"
+
+// testOutput is a stream that what handles the test stream publishes to.
+const testOutput = "mdp:mdp.telemetry.rate_adjustment"
 
 func TestRedisNamesMissingPermissions(t *testing.T) {
 	t.Parallel()
@@ -374,6 +377,7 @@ func TestRedisNamesMissingPermissions(t *testing.T) {
 		"no scripts":        {"-evalsha -eval", "may not run EVAL: grant +eval"},
 		"no group":          {"-xgroup", "may not run XGROUP CREATE: grant +xgroup|create"},
 		"no dead letters":   {"-xadd", "may not run XADD: grant +xadd"},
+		"not what follows":  {"resetkeys ~mdp:mdp.telemetry.feedback* ~{mdp:*", `may not access the key "` + testOutput + `"`},
 		"two":               {"-xack -xclaim", "grant +xclaim"},
 		"not the stream":    {"resetkeys ~{mdp:*", `may not access the key "` + testStream + `"`},
 		"not the lease":     {"resetkeys ~mdp:*", `may not access the key "{` + testStream + "}:pulseflow:"},
@@ -387,6 +391,7 @@ func TestRedisNamesMissingPermissions(t *testing.T) {
 			fill(t, client, 1, 1)
 			r, seen := newRig(t, srv.UserURL("alice", "secret")), newTally()
 			r.RetainDeadLetters(testStream + ".dlq")
+			r.ExpectPublish(testOutput)
 			r.subscribe(t, StartOldest, 8, seen.handle(nil))
 			if test.want == "" {
 				until(t, "it works", func() bool { return seen.distinct() == 1 && pending(t, client) == 0 })
@@ -589,5 +594,32 @@ func TestDescribe(t *testing.T) {
 	if again := describe("PING", "", fmt.Errorf("more: %w", err)); !errors.Is(again, io.EOF) ||
 		again.Error() != "more: redis: XADD: EOF" {
 		t.Errorf("described twice: %v", again)
+	}
+}
+
+// answer is an error that a server answered.
+type answer string
+
+func (a answer) Error() string { return string(a) }
+func (answer) RedisError()     {}
+
+func TestUnavailable(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"LOADING Redis is loading the dataset in memory":                true,
+		"NOPERM User alice has no permissions to run the 'xadd'":        true,
+		"NOAUTH Authentication required.":                               true,
+		"WRONGTYPE Operation against a key holding the wrong kind":      true,
+		"ERR Protocol error: invalid bulk length":                       false,
+		"ERR The ID specified in XADD is equal or smaller than the top": false,
+	} {
+		var op *operation
+		if !errors.As(describe("XADD", "k", answer(text)), &op) || op.Unavailable() != want {
+			t.Errorf("%s: unavailable is not %v", text, want)
+		}
+	}
+	var op *operation
+	if !errors.As(describe("XADD", "k", io.EOF), &op) || !op.Unavailable() {
+		t.Error("a lost connection is not unavailable")
 	}
 }

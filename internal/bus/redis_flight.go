@@ -135,17 +135,27 @@ func (f *flight) settle(ctx context.Context, d time.Duration) {
 	}
 }
 
-// stale returns the entries that Redis has not heard of since before, and marks them as touched now.
-func (f *flight) stale(before, now time.Time) []string {
+// stale returns the entries that Redis has not heard of since before.
+func (f *flight) stale(before time.Time) []streamID {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var ids []string
+	var ids []streamID
 	for id, e := range f.entries {
 		if e.touched.Before(before) {
-			ids = append(ids, id.String())
-			e.touched = now
-			f.entries[id] = e
+			ids = append(ids, id)
 		}
 	}
 	return ids
+}
+
+// touched notes that Redis has heard of entries that are still in flight.
+func (f *flight) touched(ids []streamID, at time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, id := range ids {
+		if e, ok := f.entries[id]; ok {
+			e.touched = at
+			f.entries[id] = e
+		}
+	}
 }

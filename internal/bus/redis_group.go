@@ -161,7 +161,7 @@ func (g *redisGroup) resume(ctx context.Context, last lastSeen) (string, error) 
 
 // check asks for every permission the subscription will need and returns an error that names those that lack, nil when
 // none does. It changes nothing: the group and the IDs it names do not exist.
-func (g *redisGroup) check(ctx context.Context, deadLetters []string, trim bool) error {
+func (g *redisGroup) check(ctx context.Context, published []string, trim bool) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	lease, registry := g.who.keys.lease("-"), g.who.keys.consumers()
@@ -185,6 +185,7 @@ func (g *redisGroup) check(ctx context.Context, deadLetters []string, trim bool)
 		{"DEL", lease, []any{"DEL", lease}},
 		{"EXISTS", lease, []any{"EXISTS", lease}},
 		{"PEXPIRE", lease, []any{"PEXPIRE", lease, 1}},
+		{"PTTL", lease, []any{"PTTL", lease}},
 		{"SADD", registry, []any{"SADD", registry, "-"}},
 		{"SMISMEMBER", registry, []any{"SMISMEMBER", registry, "-"}},
 		{"SREM", registry, []any{"SREM", registry, "-"}},
@@ -194,7 +195,7 @@ func (g *redisGroup) check(ctx context.Context, deadLetters []string, trim bool)
 	if trim {
 		probes = append(probes, probe{"XTRIM", g.stream, []any{"XTRIM", g.stream, "MINID", "0-0"}})
 	}
-	for _, s := range deadLetters {
+	for _, s := range published {
 		probes = append(probes, probe{"XADD", s, []any{"XADD", s, "NOMKSTREAM", "0-0", "-", "-"}})
 	}
 	cmds := make([]*redis.Cmd, len(probes))

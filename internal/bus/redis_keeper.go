@@ -26,7 +26,7 @@ for i = 3, #ARGV do
   end
 end`
 
-// keeper keeps a consumer alive and its group in order. At every beat it renews the lease, touches what is in flight,
+// keeper keeps a consumer's group in order. At every beat it claims a name if the lease was lost, touches what is in flight,
 // and looks for entries that nobody handles: those of consumers that have died, and those Redis gave to this consumer
 // in a reply that never arrived.
 type keeper struct {
@@ -40,6 +40,7 @@ type keeper struct {
 	healthy  time.Time            // since when every beat has worked; zero = the last did not
 	missing  map[string]time.Time // since when a consumer of ours has been seen without a lease
 	trimmed  time.Time
+	groups   map[string]time.Time // when each group of the stream was last seen, by trim
 	dropped  time.Time
 }
 
@@ -48,6 +49,7 @@ func newKeeper(s *subscription) *keeper {
 		sub: s, every: min(s.redis.cfg.Lease/3, keepMost),
 		fresh: redis.NewScript(touchEntries), drop: redis.NewScript(dropConsumer),
 		found: make(chan []owner, 1), missing: map[string]time.Time{},
+		groups: map[string]time.Time{},
 	}
 }
 
@@ -87,8 +89,10 @@ func (k *keeper) note(err error) {
 
 func (k *keeper) beat(ctx context.Context) error {
 	s := k.sub
-	if err := s.identify(ctx); err != nil {
-		return err
+	if !s.who.alive() {
+		if err := s.identify(ctx); err != nil {
+			return err
+		}
 	}
 	view, err := s.group.look(ctx)
 	if isNoGroup(err) {
@@ -127,16 +131,18 @@ func (k *keeper) beat(ctx context.Context) error {
 // them.
 func (k *keeper) touch(ctx context.Context, now time.Time) error {
 	s := k.sub
-	ids := s.flight.stale(now.Add(-s.redis.cfg.MaxIdle/3), now)
+	ids := s.flight.stale(now.Add(-s.redis.cfg.MaxIdle / 3))
 	for from := 0; from < len(ids); from += claimPage {
+		page := ids[from:min(from+claimPage, len(ids))]
 		args := []any{s.group.name, s.who.is()}
-		for _, id := range ids[from:min(from+claimPage, len(ids))] {
-			args = append(args, id)
+		for _, id := range page {
+			args = append(args, id.String())
 		}
 		err := k.fresh.Run(ctx, s.redis.client, []string{s.stream}, args...).Err()
 		if err != nil && !errors.Is(err, redis.Nil) {
 			return describe("EVALSHA", s.stream, err)
 		}
+		s.flight.touched(page, now)
 	}
 	return nil
 }
@@ -240,7 +246,7 @@ func (k *keeper) tidy(ctx context.Context, view groupView, now time.Time) error 
 	s := k.sub
 	if s.redis.cfg.Trim == TrimAcked && now.Sub(k.trimmed) >= trimEvery {
 		k.trimmed = now
-		if err := trimAcked(ctx, s.redis.client, s.stream); err != nil {
+		if err := k.trim(ctx, now); err != nil {
 			return err
 		}
 	}
@@ -268,4 +274,33 @@ func (k *keeper) tidy(ctx context.Context, view groupView, now time.Time) error 
 		}
 	}
 	return nil
+}
+
+// groupGone is how long the entries of a group that has gone are kept for it. One of ours that was destroyed is made
+// again in far less.
+const groupGone = time.Minute
+
+// trim deletes what every group of the stream has acknowledged. A group that was there a moment ago and is not there now
+// counts as one that has acknowledged nothing: it may be about to be made again, as may the one this subscription is of.
+func (k *keeper) trim(ctx context.Context, now time.Time) error {
+	done, err := settledOfGroups(ctx, k.sub.redis.client, k.sub.stream)
+	if err != nil {
+		return err
+	}
+	for name := range done {
+		k.groups[name] = now
+	}
+	if k.groups[k.sub.group.name].IsZero() {
+		return nil
+	}
+	for name, seen := range k.groups {
+		switch {
+		case seen.Equal(now):
+		case now.Sub(seen) < groupGone || name == k.sub.group.name:
+			return nil
+		default:
+			delete(k.groups, name)
+		}
+	}
+	return trimTo(ctx, k.sub.redis.client, k.sub.stream, done)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -39,7 +40,7 @@ func newRedisPublisher(r *Redis) (*redisPublisher, error) {
 	w := &entryWriter{
 		UniversalClient: pipeline, direct: r.client, log: r.log,
 		maxLen: r.cfg.MaxLen, deadMaxLen: r.cfg.DeadLetterMaxLen,
-		dead: map[string]struct{}{}, looked: map[string]time.Time{},
+		dead: map[string]struct{}{}, other: map[string]struct{}{}, looked: map[string]time.Time{},
 	}
 	inner, err := redisstream.NewPublisher(
 		redisstream.PublisherConfig{Client: w, Marshaller: entryMarshaller{}}, watermill.NopLogger{},
@@ -96,6 +97,7 @@ func (p *redisPublisher) Enqueue(topic string, msg *message.Message) (wait func(
 func (p *redisPublisher) Close() error { return nil }
 
 func (p *redisPublisher) retain(stream string) { p.writer.retain(stream) }
+func (p *redisPublisher) expect(stream string) { p.writer.expect(stream) }
 
 func (p *redisPublisher) shut() error { return p.writer.Close() }
 
@@ -133,6 +135,7 @@ type entryWriter struct {
 
 	mu     sync.Mutex
 	dead   map[string]struct{}  // streams of dead letters
+	other  map[string]struct{}  // other streams that will be published to
 	looked map[string]time.Time // when a stream's groups were last looked at
 }
 
@@ -212,14 +215,17 @@ func (w *entryWriter) isDead(stream string) bool {
 	return ok
 }
 
-// deadLetters returns the streams of dead letters.
-func (w *entryWriter) deadLetters() []string {
+func (w *entryWriter) expect(stream string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	streams := make([]string, 0, len(w.dead))
-	for stream := range w.dead {
-		streams = append(streams, stream)
-	}
+	w.other[stream] = struct{}{}
+}
+
+// targets returns the streams that are known to be published to.
+func (w *entryWriter) targets() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	streams := slices.AppendSeq(slices.Collect(maps.Keys(w.dead)), maps.Keys(w.other))
 	slices.Sort(streams)
-	return streams
+	return slices.Compact(streams)
 }

@@ -47,7 +47,7 @@ func (s *subscription) attach(ctx context.Context) error {
 	}
 	// One look names everything that is not permitted, not only what failed first.
 	trim := s.redis.cfg.Trim == TrimAcked
-	if lacks := s.group.check(ctx, s.redis.publish.writer.deadLetters(), trim); lacks != nil {
+	if lacks := s.group.check(ctx, s.redis.publish.writer.targets(), trim); lacks != nil {
 		return lacks
 	}
 	if err != nil {
@@ -76,7 +76,7 @@ func (s *subscription) readOwn(ctx context.Context) error {
 	}
 	result := make(chan error, 1)
 	s.work.Go(func() {
-		result <- s.recovery.run(ctx, owner{name: s.who.is(), own: true})
+		result <- s.recovery.run(ctx, owner{name: s.who.is()})
 		<-s.owning
 	})
 	patience := time.NewTimer(s.redis.cfg.MaxIdle)

@@ -51,17 +51,16 @@ func (w *entryWriter) due(stream string) bool {
 	return true
 }
 
-// trimAcked deletes, roughly, the entries that every group of the stream has acknowledged.
-func trimAcked(ctx context.Context, client redis.UniversalClient, stream string) error {
-	done, err := settledOfGroups(ctx, client, stream)
-	if err != nil || len(done) == 0 {
-		return err
-	}
+// trimTo deletes, roughly, the entries that every group has acknowledged, given the ID up to which each has.
+func trimTo(ctx context.Context, client redis.UniversalClient, stream string, done map[string]streamID) error {
 	var lowest *streamID
 	for _, id := range done {
 		if lowest == nil || id.less(*lowest) {
 			lowest = &id
 		}
+	}
+	if lowest == nil {
+		return nil
 	}
 	return describe("XTRIM", stream, client.XTrimMinIDApprox(ctx, stream, lowest.after().String(), 0).Err())
 }

@@ -18,6 +18,10 @@ import (
 // gives back, its lease.
 const finalTimeout = 1500 * time.Millisecond
 
+// answerGrace is how long a drain that has taken too long waits for the answers of handlers to the cancellation of
+// their contexts.
+const answerGrace = 250 * time.Millisecond
+
 // redisSubscriber makes subscriptions of one stream for one group.
 type redisSubscriber struct {
 	redis                *Redis
@@ -112,7 +116,7 @@ type subscription struct {
 
 	gate   sync.RWMutex // held to dispatch, and locked to end that
 	closed bool
-	unread []*event.Event // what came after that
+	unread []delivery // what came after that
 
 	work   sync.WaitGroup // what reads and keeps
 	owning chan struct{}  // one token: what is left from an earlier life is being run
@@ -137,17 +141,19 @@ func newSubscription(ctx context.Context, from *redisSubscriber) *subscription {
 	if from.start == StartNewest {
 		s.group.fresh = "$"
 	}
-	s.lanes = s.startLanes(from.lanes, func(e *event.Event) { s.acks.add(e.EntryID) })
 	s.recovery = newRecovery(s)
 	s.keeper = newKeeper(s)
+	s.lanes = startLanes(laneConfig{
+		base: s.base, n: from.lanes, out: s.out, settled: s.settled,
+		first: r.cfg.redeliverFirst, most: r.cfg.redeliverMost, grace: answerGrace,
+	})
 	return s
 }
 
-func (s *subscription) startLanes(n int, settled func(*event.Event)) *lanes {
-	return startLanes(laneConfig{
-		base: s.base, n: n, out: s.out, settled: settled,
-		first: s.redis.cfg.redeliverFirst, most: s.redis.cfg.redeliverMost,
-	})
+// settled is told of every event that was handled.
+func (s *subscription) settled(e *event.Event) {
+	s.acks.add(e.EntryID)
+	s.recovery.settled(e.EntryID)
 }
 
 // run works until the subscription ends, and drains it.
@@ -155,6 +161,9 @@ func (s *subscription) run() {
 	defer close(s.done)
 	ackLife, ackEnd := context.WithCancel(context.Background())
 	var acking sync.WaitGroup
+	holdLife, holdEnd := context.WithCancel(context.Background())
+	var holding sync.WaitGroup
+	holding.Go(func() { s.who.hold(holdLife) })
 	s.work.Go(s.read)
 	s.work.Go(s.keeper.keep)
 	s.work.Go(s.keeper.rescue)
@@ -165,12 +174,15 @@ func (s *subscription) run() {
 	s.work.Wait()
 	ackEnd()
 	acking.Wait()
-	s.finish(append(left, s.unread...))
+	s.finish(append(left, s.unread...), func() {
+		holdEnd()
+		holding.Wait()
+	})
 	close(s.out)
 }
 
-// drain ends reading and dispatching, and waits for what the router holds. It returns the events that were not handled.
-func (s *subscription) drain() []*event.Event {
+// drain ends reading and dispatching, and waits for what the router holds. It returns what was not handled.
+func (s *subscription) drain() []delivery {
 	late := time.AfterFunc(s.redis.cfg.DrainTimeout, s.drop)
 	defer late.Stop()
 	defer s.drop()
@@ -181,50 +193,61 @@ func (s *subscription) drain() []*event.Event {
 	if err := s.reads.Close(); err != nil && !errors.Is(err, redis.ErrClosed) {
 		s.log.Debug("closing the reading connection failed", "err", err)
 	}
-	var suspects []*event.Event
-	var closing sync.WaitGroup
-	closing.Go(func() { suspects = s.recovery.lane.close(false) })
-	left := s.lanes.close(false)
-	closing.Wait()
-	return append(left, suspects...)
+	return s.lanes.closeAll(false)
 }
 
-// finish tells Redis what is left to tell, as far as that takes no longer than finalTimeout.
-func (s *subscription) finish(left []*event.Event) {
+// finish tells Redis what is left to tell, as far as that takes no longer than finalTimeout. What the router still holds
+// after the drain stays this consumer's: it is not given back, and the lease on the name runs out by itself, so that
+// others take it over only then. letGo ends the renewal of the lease.
+func (s *subscription) finish(left []delivery, letGo func()) {
 	ctx, cancel := context.WithTimeout(context.Background(), finalTimeout)
 	defer cancel()
+	held := 0
+	for _, d := range left {
+		if d.held {
+			held++
+		}
+	}
 	err := s.acks.flush(ctx)
 	if err == nil {
 		err = s.giveBack(ctx, left)
 	}
-	if err == nil {
+	letGo()
+	if err == nil && held == 0 {
 		err = s.who.release(ctx)
 	}
 	if err != nil {
 		s.log.Warn("subscription ended without telling redis all, so entries may run again", "err", err)
 	}
+	if held > 0 {
+		s.log.Warn("subscription ended while events were still being handled, which others will run again once the lease has expired",
+			"events", held)
+	}
 	s.redis.cfg.Observer.InFlight(s.stream, s.group.name, 0)
 	s.log.Info("subscription ended", "unhandled", len(left))
 }
 
-// giveBack takes back the deliveries of entries that Redis gave to this process and that it has not handled. It did not
-// die of them, so they do not count, and whoever runs them next need not suspect them. These are left, and what was in
-// a reply that the end of the subscription cut off.
-func (s *subscription) giveBack(ctx context.Context, left []*event.Event) error {
+// giveBack takes back the deliveries of entries that Redis gave to this process and that it has not begun to handle. It
+// did not die of them, so they do not count, and whoever runs them next need not suspect them. These are left, and what
+// was in a reply that the end of the subscription cut off.
+func (s *subscription) giveBack(ctx context.Context, left []delivery) error {
 	if !s.who.alive() {
 		return nil // they may be another's by now
 	}
 	counts, known := map[int64][]any{}, make(map[string]bool, len(left))
-	for _, e := range left {
-		counts[e.Deliveries] = append(counts[e.Deliveries], e.EntryID)
-		known[e.EntryID] = true
+	for _, d := range left {
+		known[d.event.EntryID] = true
+		if !d.held {
+			counts[d.event.Deliveries] = append(counts[d.event.Deliveries], d.event.EntryID)
+		}
 	}
 	cut, err := s.recovery.since(ctx, s.began)
 	if err != nil {
 		return err
 	}
 	for _, p := range cut {
-		if !known[p.ID] {
+		id, _ := parseStreamID(p.ID)
+		if !known[p.ID] && !s.flight.has(id) {
 			counts[p.RetryCount] = append(counts[p.RetryCount], p.ID)
 		}
 	}
@@ -271,12 +294,9 @@ func entryMeta(fields map[string]any) message.Metadata {
 	return meta
 }
 
-// dispatch hands events to the lanes, those that are not in flight already.
-func (s *subscription) dispatch(events []delivery) { s.fly(s.lanes, events) }
-
-// fly hands events to some lanes. It returns whether any was handed on: not those that are in flight already, and none
-// once the subscription ends, when they stay pending for whoever comes next.
-func (s *subscription) fly(to *lanes, events []delivery) bool {
+// dispatch hands events to the lanes. It returns whether any was handed on: not those that are in flight already, and
+// none once the subscription ends, when they stay pending for whoever comes next.
+func (s *subscription) dispatch(events []delivery) bool {
 	if len(events) == 0 {
 		return false
 	}
@@ -296,7 +316,7 @@ func (s *subscription) fly(to *lanes, events []delivery) bool {
 	some := false
 	for i, d := range events {
 		if fresh[i] {
-			to.enqueue(d)
+			s.lanes.enqueue(d)
 			some = true
 		}
 	}
@@ -307,7 +327,5 @@ func (s *subscription) fly(to *lanes, events []delivery) bool {
 func (s *subscription) leave(events []delivery) {
 	s.gate.Lock()
 	defer s.gate.Unlock()
-	for _, d := range events {
-		s.unread = append(s.unread, d.event)
-	}
+	s.unread = append(s.unread, events...)
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -58,6 +59,7 @@ type settings struct {
 	server, oracle string        // URLs
 	slow           time.Duration // how long the handler takes
 	maxIdle        time.Duration
+	up             *atomic.Pointer[bus.Redis] // gets the transport; nil = nobody asks
 }
 
 // flow is the shipped chain up to the handler, which records instead of adjusting.
@@ -80,7 +82,7 @@ func consume(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	opts.PoolSize = 2 * lanes
+	opts.PoolSize, opts.ClientName = 2*lanes, s.name
 	oracle := redis.NewClient(opts)
 	defer oracle.Close()
 	reg := stages.Builtin()
@@ -96,10 +98,13 @@ func consume(ctx context.Context, s settings) error {
 		return d.Err()
 	}
 	transport, err := bus.NewRedis(bus.RedisConfig{
-		URL: s.server, Lease: 2 * time.Second, MaxIdle: s.maxIdle, DrainTimeout: 5 * time.Second, MaxInFlight: 2048,
+		URL: s.server, Lease: 2 * time.Second, MaxIdle: s.maxIdle, DrainTimeout: 8 * time.Second, MaxInFlight: 2048,
 	})
 	if err != nil {
 		return err
+	}
+	if s.up != nil {
+		s.up.Store(transport)
 	}
 	watch, err := telemetry.New(prometheus.NewRegistry())
 	if err != nil {
@@ -113,7 +118,7 @@ func consume(ctx context.Context, s settings) error {
 		return err
 	}
 	err = r.Run(ctx, nil)
-	closing, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	closing, cancel := context.WithTimeout(context.Background(), 12*time.Second)
 	defer cancel()
 	if closeErr := transport.Close(closing); err == nil {
 		err = closeErr
@@ -146,11 +151,9 @@ func recorder(oracle *redis.Client, s settings) stages.Handler {
 			time.Sleep(s.slow)
 		}
 		pipe := oracle.Pipeline()
-		if d.Event.Deliveries <= 1 {
-			pipe.RPush(ctx, "first:"+fb.CoordinatorID, n)
-		}
 		pipe.RPush(ctx, "applied:"+fb.CoordinatorID, n)
 		pipe.SAdd(ctx, "applied", n)
+		pipe.Incr(ctx, "by:"+s.name)
 		pipe.HDel(ctx, "running", n)
 		_, err = pipe.Exec(ctx)
 		return err
@@ -184,14 +187,24 @@ func (f *fixture) spawn(name string) *child {
 	return c
 }
 
-// kill ends the process without warning.
+// kill ends the process without warning. What it was running at that moment it is
+// running no more: any other who runs it later does so alone.
 func (f *fixture) kill(c *child) {
 	f.t.Helper()
-	f.killed[c.name] = true
 	if err := c.cmd.Process.Kill(); err != nil {
 		f.t.Fatal(err)
 	}
 	_ = c.cmd.Wait()
+	ctx := context.Background()
+	f.eventually("the last words of "+c.name, func() bool {
+		list, err := f.oracle.ClientList(ctx).Result()
+		return err == nil && !strings.Contains(list, " name="+c.name+" ")
+	})
+	for n, who := range f.oracle.HGetAll(ctx, "running").Val() {
+		if who == c.name {
+			f.oracle.HDel(ctx, "running", n)
+		}
+	}
 }
 
 // stop ends the process in an orderly way.

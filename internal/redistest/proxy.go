@@ -41,13 +41,31 @@ func (s *Server) Proxy(t testing.TB) *Proxy {
 // URL returns what connects to the server through the proxy.
 func (p *Proxy) URL() string { return "redis://" + p.listener.Addr().String() + "/0" }
 
-// Cut closes every connection. New ones are accepted.
+// Cut resets every connection, with what is on its way. New ones are accepted.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
+		if tcp, ok := c.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
 		_ = c.Close()
 	}
+}
+
+// SwitchTo resets every connection and leads new ones to another server, as the address of a primary is moved in a
+// failover.
+func (p *Proxy) SwitchTo(other *Server) {
+	p.mu.Lock()
+	p.server = other.Addr()
+	p.mu.Unlock()
+	p.Cut()
+}
+
+func (p *Proxy) target() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.server
 }
 
 // Refuse makes commands fail with an error such as "LOADING Redis is loading" instead of reaching the server: the named
@@ -88,7 +106,7 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return
 		}
-		server, err := net.Dial("tcp", p.server)
+		server, err := net.Dial("tcp", p.target())
 		if err != nil {
 			_ = client.Close()
 			continue

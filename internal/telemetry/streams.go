@@ -69,7 +69,7 @@ func NewStreams(
 	inFlight := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "pulseflow_in_flight", Help: "Entries taken by this process and not yet acknowledged to Redis.",
 	}, labels)
-	reclaimed := counter("pulseflow_reclaimed_total", "Entries that run again after their consumer died with them.")
+	reclaimed := counter("pulseflow_reclaimed_total", "Pending entries of dead or ended consumers that were taken to be run.")
 	ackFailures := counter("pulseflow_ack_failures_total", "Entries whose acknowledgement failed and was kept for later.")
 	trimmed := counter("pulseflow_trimmed_total", "Entries deleted from the stream while they were pending.")
 	batch := prometheus.NewHistogramVec(prometheus.HistogramOpts{
