@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -35,9 +36,10 @@ const (
 func TestMain(m *testing.M) {
 	if name := os.Getenv(envConsumer); name != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-		defer stop()
 		s := settings{name: name, server: os.Getenv(envServer), oracle: os.Getenv(envOracle)}
-		if err := consume(ctx, s); err != nil {
+		err := consume(ctx, s)
+		stop()
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "consumer:", err)
 			os.Exit(1)
 		}
@@ -59,6 +61,7 @@ type settings struct {
 	server, oracle string        // URLs
 	slow           time.Duration // how long the handler takes
 	maxIdle        time.Duration
+	maxInFlight    int                        // 0 = 2048
 	up             *atomic.Pointer[bus.Redis] // gets the transport; nil = nobody asks
 }
 
@@ -98,7 +101,7 @@ func consume(ctx context.Context, s settings) error {
 		return d.Err()
 	}
 	transport, err := bus.NewRedis(bus.RedisConfig{
-		URL: s.server, Lease: 2 * time.Second, MaxIdle: s.maxIdle, DrainTimeout: 8 * time.Second, MaxInFlight: 2048,
+		URL: s.server, Lease: 2 * time.Second, MaxIdle: s.maxIdle, DrainTimeout: 8 * time.Second, MaxInFlight: cmp.Or(s.maxInFlight, 2048),
 	})
 	if err != nil {
 		return err

@@ -71,25 +71,31 @@ func setUp(t *testing.T) *fixture {
 		t: t, server: redistest.Start(t, redistest.WithAOF()), oracleURL: oracle.URL(), oracle: oracle.Client(t),
 	}
 	f.client = f.server.Client(t)
-	// The fixture's own connections, one of them for pipelines, are there before any
-	// consumer's are counted.
+	f.settle()
+	return f
+}
+
+// settle opens the fixture's own connections, one of them for pipelines, and counts
+// them before any consumer has one.
+func (f *fixture) settle() {
+	f.t.Helper()
 	pipe := f.client.Pipeline()
 	pipe.Ping(context.Background())
 	pipe.Ping(context.Background())
 	if _, err := pipe.Exec(context.Background()); err != nil {
-		t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	f.idle = f.connections()
-	return f
 }
 
-// connections is how many clients the server has, -1 when it cannot be asked.
+// connections is how many clients the server has, a primary it follows not counted,
+// -1 when it cannot be asked.
 func (f *fixture) connections() int {
 	list, err := f.client.ClientList(context.Background()).Result()
 	if err != nil {
 		return -1
 	}
-	return strings.Count(list, "\n")
+	return strings.Count(list, "\n") - strings.Count(list, " flags=M ")
 }
 
 // entry is the n-th numbered entry.
@@ -236,6 +242,16 @@ func (f *fixture) inProcess(s settings) (stop func()) {
 	return stop
 }
 
+// produceAndSee produces n entries and waits until one of them was applied.
+func (f *fixture) produceAndSee(n int) {
+	f.t.Helper()
+	first := f.produced
+	f.produce(n)
+	f.eventually("progress", func() bool {
+		return f.oracle.SIsMember(context.Background(), "applied", first).Val()
+	})
+}
+
 func TestKillTwentyTimes(t *testing.T) {
 	f := setUp(t)
 	f.produce(100_000)
@@ -281,14 +297,14 @@ func TestTwoConsumersOneKilled(t *testing.T) {
 // max_idle: what they hold stays theirs, and the rest goes to the other.
 func TestOneOfTwoIsShutDown(t *testing.T) {
 	f := setUp(t)
-	slow := settings{slow: 3 * time.Second, maxIdle: time.Second}
+	// So few in flight leave something for b.
+	slow := settings{slow: 3 * time.Second, maxIdle: time.Second, maxInFlight: 64}
 	slow.name = "a"
+	f.produce(200)
 	stopA := f.inProcess(slow)
-	f.produce(100)
 	f.eventually("a to work", func() bool { return f.oracle.HLen(context.Background(), "running").Val() > 0 })
 	slow.name = "b"
 	stopB := f.inProcess(slow)
-	f.produce(100)
 	f.eventually("b to work", func() bool {
 		for _, who := range f.oracle.HGetAll(context.Background(), "running").Val() {
 			if who == "b" {
@@ -328,7 +344,7 @@ func TestServerRestart(t *testing.T) {
 		time.Sleep(300 * time.Millisecond)
 		f.server.Restart()
 		back := time.Now()
-		f.progress()
+		f.produceAndSee(1000)
 		f.within(resumed, back, "events were applied again")
 	}
 	f.produce(5000)
@@ -357,8 +373,7 @@ func TestServerHangs(t *testing.T) {
 		time.Sleep(4 * time.Second)
 		f.server.Resume()
 		back := time.Now()
-		f.produce(1000)
-		f.progress()
+		f.produceAndSee(1000)
 		f.within(resumed, back, "events were applied again")
 		f.eventually("it to be well", func() bool { return transport.Load().Up() == nil })
 	}
@@ -394,20 +409,19 @@ func TestFailover(t *testing.T) {
 		t.Fatalf("%d replicas have everything, %v", n, err)
 	}
 	f.server.Kill()
+	f.server, f.client = replica, second
+	f.settle()
 	proxy.SwitchTo(replica)
 	time.Sleep(time.Second)
 	if err := second.Do(ctx, "REPLICAOF", "NO", "ONE").Err(); err != nil {
 		t.Fatal(err)
 	}
 	promoted := time.Now()
-	f.server, f.client = replica, second
-	f.progress()
+	f.produceAndSee(5000)
 	f.within(resumed, promoted, "events were applied again")
-	f.produce(5000)
 	f.drained()
 	stop()
 	f.ordered()
-	f.idle = 1 // second
 	f.account(0)
 }
 
