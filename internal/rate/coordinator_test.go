@@ -125,6 +125,10 @@ func TestUnknownProvider(t *testing.T) {
 		"success":      c.RecordSuccess,
 		"failure":      c.RecordFailure,
 		"cooldown":     func(p string) error { return c.TriggerCooldown(p, "history", 0) },
+		"end cooldown": func(p string) error { _, err := c.EndCooldown(p, "history"); return err },
+		"override":     func(p string) error { _, err := c.Override(p, 1, time.Minute, "x"); return err },
+		"end override": func(p string) error { _, err := c.EndOverride(p); return err },
+		"retry after":  func(p string) error { _, err := c.RetryAfter(p, 1); return err },
 		"state":        func(p string) error { _, err := c.State(p); return err },
 		"coordinators": func(p string) error { _, err := c.Coordinators(p); return err },
 	}
