@@ -154,8 +154,8 @@ func TestImpossibleTokens(t *testing.T) {
 		{0, "invalid number of tokens: 0 must be positive"},
 		{-1, "invalid number of tokens: -1 must be positive"},
 		{math.MinInt, "invalid number of tokens: -9223372036854775808 must be positive"},
-		{6, `invalid number of tokens: 6 is more than the burst 5.5 of provider "p"`},
-		{math.MaxInt, `invalid number of tokens: 9223372036854775807 is more than the burst 5.5 of provider "p"`},
+		{6, `invalid number of tokens: 6 is more than the burst 5.5 of provider "p": it can never be granted`},
+		{math.MaxInt, `invalid number of tokens: 9223372036854775807 is more than the burst 5.5 of provider "p": it can never be granted`},
 	}
 	for _, tt := range tests {
 		err := c.Acquire(t.Context(), "p", tt.n)

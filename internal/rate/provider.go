@@ -94,7 +94,7 @@ func (p *provider) check(n int) error {
 		return fmt.Errorf("%w: %d must be positive", ErrTokens, n)
 	}
 	if float64(n) > p.config.Burst {
-		return fmt.Errorf("%w: %d is more than the burst %v of provider %q", ErrTokens, n, p.config.Burst, p.name)
+		return fmt.Errorf("%w: %d is more than the burst %v of provider %q: it can never be granted", ErrTokens, n, p.config.Burst, p.name)
 	}
 	return nil
 }
