@@ -138,11 +138,8 @@ func (s *Server) acquire(w http.ResponseWriter, r *http.Request) {
 		}
 		defer s.waiting.Add(-1)
 		defer context.AfterFunc(s.stopping, cancel)()
-		// The listener's own timeouts are for requests that do not wait. Reading goes on
-		// meanwhile: it is what notices that the client is gone.
-		control := http.NewResponseController(w)
-		_ = control.SetReadDeadline(time.Now().Add(wait + writeTimeout))
-		_ = control.SetWriteDeadline(time.Now().Add(wait + writeTimeout))
+		// The listener's own timeout is for answers that come at once.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + writeTimeout))
 	}
 	pace, err := s.sources.Pacer.Acquire(ctx, r.PathValue("provider"), request.N, wait)
 	switch {

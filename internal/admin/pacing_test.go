@@ -271,21 +271,64 @@ func TestOverrideIsAudited(t *testing.T) {
 }
 
 // A wait may last longer than the listener's timeouts for other requests.
-func TestAcquireOutlastsTheReadTimeout(t *testing.T) {
-	const readTimeout = 100 * time.Millisecond
-	d := open(t, Config{ReadTimeout: readTimeout})
+func TestAcquireOutlastsTheTimeouts(t *testing.T) {
+	const timeout = 100 * time.Millisecond
+	pacer := newScripted()
+	s, done := serve(t, pacer, func(s *Server) { s.http.ReadTimeout, s.http.WriteTimeout = timeout, timeout })
 	go func() {
-		<-d.pacer.began
-		time.Sleep(3 * readTimeout) // only what is too long can be seen
-		close(d.pacer.release)
+		<-pacer.began
+		time.Sleep(3 * timeout) // only what is too long can be seen
+		close(pacer.release)
 	}()
-	status, _, body := d.ask("POST", "/rates/ibkr/acquire", `{"wait": "30s"}`)
-	if status != 200 {
-		t.Errorf("%d %s", status, body)
+	if a := s.acquireOverHTTP(`{"wait": "30s"}`); a.status != 200 || a.err != nil || len(pacer.ended) != 0 {
+		t.Errorf("answer %+v, want 200", a)
 	}
-	if len(d.pacer.ended) != 0 {
-		t.Error("the wait was ended")
+	s.close(t, done)
+}
+
+// serve starts a listener that only paces.
+func serve(t *testing.T, pacer Pacer, change func(*Server)) (*Server, chan error) {
+	t.Helper()
+	s, err := New(Config{Listen: "127.0.0.1:0"}, Sources{Gatherer: prometheus.NewRegistry(), Pacer: pacer},
+		slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
 	}
+	change(s)
+	done := make(chan error, 1)
+	go func() { done <- s.Serve() }()
+	return s, done
+}
+
+// close shuts the listener down and waits for its end.
+func (s *Server) close(t *testing.T, done chan error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		t.Errorf("shutdown: %v", err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+type answer struct {
+	status     int
+	retryAfter string
+	body       string
+	err        error
+}
+
+func (s *Server) acquireOverHTTP(body string) answer {
+	resp, err := http.Post("http://"+s.Addr()+"/rates/ibkr/acquire", "application/json", strings.NewReader(body))
+	if err != nil {
+		return answer{err: err}
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header.Get("Retry-After"), string(text), err}
 }
 
 func TestWaitEndsWithTheClient(t *testing.T) {
@@ -315,41 +358,12 @@ func TestWaitEndsWithTheClient(t *testing.T) {
 
 func TestWaitEndsWithTheListener(t *testing.T) {
 	pacer := newScripted()
-	s, err := New(Config{Listen: "127.0.0.1:0"}, Sources{Gatherer: prometheus.NewRegistry(), Pacer: pacer},
-		slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- s.Serve() }()
-	type answer struct {
-		status     int
-		retryAfter string
-		body       string
-		err        error
-	}
+	s, done := serve(t, pacer, func(*Server) {})
 	answers := make(chan answer, 1)
-	go func() {
-		resp, err := http.Post("http://"+s.Addr()+"/rates/ibkr/acquire", "application/json", strings.NewReader(`{"wait": "60s"}`))
-		if err != nil {
-			answers <- answer{err: err}
-			return
-		}
-		defer resp.Body.Close()
-		body, err := io.ReadAll(resp.Body)
-		answers <- answer{resp.StatusCode, resp.Header.Get("Retry-After"), string(body), err}
-	}()
+	go func() { answers <- s.acquireOverHTTP(`{"wait": "60s"}`) }()
 	<-pacer.began
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	if err := s.Shutdown(ctx); err != nil {
-		t.Errorf("shutdown: %v", err)
-	}
-	if err := <-done; err != nil {
-		t.Errorf("serve: %v", err)
-	}
-	a := <-answers
-	if a.status != 503 || a.retryAfter != "1" || !strings.Contains(a.body, "shutting down") {
+	s.close(t, done)
+	if a := <-answers; a.status != 503 || a.retryAfter != "1" || !strings.Contains(a.body, "shutting down") {
 		t.Errorf("answer %+v, want 503", a)
 	}
 	http.DefaultClient.CloseIdleConnections()
