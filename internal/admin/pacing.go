@@ -83,18 +83,6 @@ type refusal struct {
 	Pace
 }
 
-// publishers admits those who may post events: whoever carries the publisher's
-// token, and anyone when none is set.
-func (s *Server) publishers(next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if !authorized(r, s.config.Token) {
-			s.unauthorized(w)
-			return
-		}
-		next(w, r)
-	}
-}
-
 // pacing admits to a handler only where there are providers.
 func (s *Server) pacing(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
