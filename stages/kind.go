@@ -42,7 +42,15 @@ type NeedsProviders interface{ NeedsProviders() bool }
 
 // Publishes is implemented by a Config whose stage writes to streams of the flow's
 // bus. It returns their full keys, once Validate has run.
-type Publishes interface{ Publishes() []string }
+type (
+	Publishes interface{ Publishes() []string }
+	// SetsPolicy is implemented by a Config whose stage gives a provider a policy. A
+	// provider has one policy, so all its stages should give the same.
+	SetsPolicy interface {
+		// SetsPolicy returns the provider and its policy; "" when the stage gives none.
+		SetsPolicy() (provider string, policy Policy)
+	}
+)
 
 // Stage is one step of a flow. Middleware returns the handler that does the
 // step's work and calls next, returning next's error unchanged or wrapped.
