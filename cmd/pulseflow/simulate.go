@@ -41,6 +41,7 @@ type simulateFlags struct {
 	high, low      string
 	delay          time.Duration
 	lose           []string
+	loseFor        time.Duration
 	compare, try   []string
 	csv, svg       string
 	noChart        bool
@@ -93,6 +94,7 @@ Exit status: 0, also when the queue overflows; 1 a file could not be written;
 	f.StringVar(&flags.low, "low", percent(simulate.DefaultLow), "low watermark: items, or % of the capacity")
 	f.DurationVar(&flags.delay, "delay", 100*time.Millisecond, "time from the queue's signal to the flow")
 	f.StringSliceVar(&flags.lose, "lose", nil, "`EVENT` that never arrives: LEVEL, NUMBER or LEVEL:NUMBER, with @TIME or without; may be repeated")
+	f.DurationVar(&flags.loseFor, "lose-for", 10*time.Second, "how long events like the lost one are lost too; 0 for it alone")
 	f.StringArrayVar(&flags.compare, "compare", nil, "another flows `FILE` to show beside; may be repeated")
 	f.StringArrayVar(&flags.try, "try", nil, "other settings to show beside, as `KEY=VALUE`,...; may be repeated")
 	f.DurationVar(&flags.interval, "interval", 0, fmt.Sprintf("time between two samples; default is the duration divided by %d", samplesPerRun))
@@ -122,8 +124,11 @@ func (f *simulateFlags) run(ctx context.Context, sys system) error {
 	report := simulate.Report{Config: cfg}
 	for _, s := range subjects {
 		result, err := simulate.Run(ctx, cfg, s.flow)
-		if err != nil {
-			return fmt.Errorf("simulate %s: %w", s.name, err)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil: // what the coordinator refuses of the settings
+			return configError(fmt.Errorf("simulate %s: %w", s.name, err))
 		}
 		report.Variants = append(report.Variants, simulate.Variant{
 			Name: s.name, Provider: s.flow.Provider, Rates: s.rates(), Result: result,

@@ -44,7 +44,7 @@ func (s *subject) rates() [3]float64 {
 // settings are what the flags say, with defaults that follow from the provider.
 func (f *simulateFlags) settings(s *subject) (simulate.Config, error) {
 	c := simulate.Config{
-		Duration: f.duration, Interval: f.interval, Items: f.items, Delay: f.delay,
+		Duration: f.duration, Interval: f.interval, Items: f.items, Delay: f.delay, LoseFor: f.loseFor,
 		Drain: simulate.Drain{Rate: f.drain}, Queue: simulate.QueueConfig{Capacity: f.capacity},
 	}
 	if c.Interval == 0 {

@@ -34,7 +34,7 @@ func (r Report) WriteChart(w io.Writer, columns int) error {
 		r.depthPanel(out, cells)
 		fmt.Fprintf(out, "%*s ", labelWidth, "level")
 		for _, c := range cells {
-			out.WriteString([...]string{"·", "▒", "█"}[c.Worst])
+			fmt.Fprint(out, [...]string{"·", "▒", "█"}[c.Worst])
 		}
 		fmt.Fprintf(out, "\n\nitems/s fetched; ┄ is what could be drained; level is · ok, ▒ soft, █ hard\n")
 		panel(out, cells, top, rateRows, func(c Sample) (float64, []float64) { return c.Fetched, []float64{c.Drain} },

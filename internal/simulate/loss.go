@@ -9,7 +9,8 @@ import (
 	"github.com/mjdevaccount/pulseflow/event"
 )
 
-// Loss says which event never arrives.
+// Loss says which event never arrives. Those like it that follow within
+// Config.LoseFor do not either.
 type Loss struct {
 	// Level is that of the event, and Any stands for all three.
 	Level event.Level
@@ -68,14 +69,18 @@ func levels() [3]event.Level {
 // loss counts the events that a Loss can be.
 type loss struct {
 	Loss
-	seen int
+	seen  int
+	since time.Duration // of the one that was lost, once seen has come to it
 }
 
-// takes reports whether an event is the one.
-func (l *loss) takes(level event.Level, at time.Duration) bool {
+// takes reports whether an event is lost.
+func (l *loss) takes(level event.Level, at, lasts time.Duration) bool {
 	if at < l.From || !l.Any && level != l.Level {
 		return false
 	}
 	l.seen++
-	return l.seen == l.Nth
+	if l.seen == l.Nth {
+		l.since = at
+	}
+	return l.seen == l.Nth || l.seen > l.Nth && at-l.since < lasts
 }

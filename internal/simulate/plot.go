@@ -70,9 +70,8 @@ func (p *plot) draw() {
 		`font-family="Helvetica, Arial, sans-serif" font-size="12" fill="#222">`, plotWidth, height)
 	p.line(`<title>Queue depth, level and rate over time</title>`)
 	p.line(`<rect width="%d" height="%d" fill="#fff"/>`, plotWidth, height)
-	p.text(plotLeft, 22, "start", `font-size="15" font-weight="bold"`, fmt.Sprintf(
-		"Source of %s items/s, drain of %s items/s, queue of %d items",
-		decimal(r.Config.Offered), p.drains(), r.Config.Queue.Capacity))
+	p.text(plotLeft, 22, "start", `font-size="14" font-weight="bold"`,
+		fmt.Sprintf("Items/s: %s offered, drain of %s", decimal(r.Config.Offered), p.drains()))
 	p.legend(titleSpace)
 
 	p.timeGrid(depthTop, rateTop+rateSize)
@@ -88,10 +87,10 @@ func (p *plot) drains() string {
 	text := decimal(p.report.Config.Drain.Rate)
 	changes := p.report.Config.Drain.Changes
 	if len(changes) > 3 {
-		return text + fmt.Sprintf(" and %d other rates of", len(changes))
+		return text + fmt.Sprintf(" and then %d others", len(changes))
 	}
 	for _, c := range changes {
-		text += fmt.Sprintf(", from %s on %s", clockTime(c.At), decimal(c.Rate))
+		text += fmt.Sprintf(", %s from %s on", decimal(c.Rate), clockTime(c.At))
 	}
 	return text
 }
@@ -135,11 +134,15 @@ func (p *plot) timeGrid(top, bottom int) {
 	}
 }
 
+// headroom is how much higher a panel is than its highest mark.
+const headroom = 1.08
+
 // axis draws the frame of a panel, with marks at equal distances.
-func (p *plot) axis(top, size int, limit float64, unit string) {
+func (p *plot) axis(top, size int, highest float64, unit string) {
 	const marks = 5
+	limit := highest * headroom
 	for i := range marks + 1 {
-		v := limit * float64(i) / marks
+		v := highest * float64(i) / marks
 		y := yOf(v, limit, top, size)
 		p.line(`<line x1="%d" y1="%s" x2="%d" y2="%[2]s" stroke="#e3e3e3"/>`, plotLeft-4, px(y), plotWidth-plotRight)
 		p.text(plotLeft-8, y+4, "end", "", decimal(v))
@@ -151,13 +154,12 @@ func (p *plot) axis(top, size int, limit float64, unit string) {
 
 func (p *plot) depthPanel(top int) {
 	q := p.report.Config.Queue
-	limit := float64(q.Capacity) * 1.05
+	limit := float64(q.Capacity) * headroom
 	marks := [...]struct {
 		name  string
 		value int
 	}{{"low", q.Low}, {"high", q.High}, {"capacity", q.Capacity}}
-	p.axis(top, depthSize, ceiling(limit), "queue depth, items")
-	limit = ceiling(limit)
+	p.axis(top, depthSize, float64(q.Capacity), "queue depth, items")
 	for _, m := range marks {
 		y := yOf(float64(m.value), limit, top, depthSize)
 		p.line(`<line x1="%d" y1="%s" x2="%d" y2="%[2]s" stroke="#a33" stroke-dasharray="5 4"/>`, plotLeft, px(y), plotWidth-plotRight)
@@ -200,8 +202,9 @@ func (p *plot) levels(top int) {
 }
 
 func (p *plot) ratePanel(top int) {
-	limit := ceiling(p.report.maxFetched() * 1.02)
-	p.axis(top, rateSize, limit, "fetched, items/s")
+	highest := ceiling(p.report.maxFetched())
+	limit := highest * headroom
+	p.axis(top, rateSize, highest, "fetched, items/s")
 	var drain strings.Builder
 	for i, s := range p.points[0] {
 		drain.WriteString(verb(i) + px(p.x(s.At)) + " " + px(yOf(s.Drain, limit, top, rateSize)))

@@ -64,6 +64,7 @@ func (r Report) WriteTable(w io.Writer) error {
 	row("dead letters", func(v Variant) string { return strconv.Itoa(v.Result.Refused) })
 	row("adjustments published", func(v Variant) string { return strconv.Itoa(v.Result.Published) })
 	row("time pinned", func(v Variant) string { return share(v.Result.Pinned) })
+	row("time let go early", func(v Variant) string { return share(v.Result.Early) })
 	return t.Flush()
 }
 
@@ -72,10 +73,18 @@ func (r Report) Findings() []string {
 	var list []string
 	for _, v := range r.Variants {
 		if p := v.Result.AtEnd; p != nil {
-			list = append(list, fmt.Sprintf("%s: provider %s is pinned at %s, by an event of %s: %s. "+
+			list = append(list, fmt.Sprintf("%s: provider %s is pinned at %s since %s: %s. "+
 				"Set on_silence on the provider (on_silence: {after: 60s, step: true}) to have a silent level released, "+
 				"or free it with DELETE /rates/%s/coordinators/%s on the admin listener",
 				v.Name, v.Provider, p.Level, seconds(p.Since), v.cause(p), v.Provider, Coordinator))
+		}
+		if early := v.Result.Early; early > 0 && v.Result.Refused == 0 {
+			why := "on_silence let go of it before the queue had recovered; a longer after would hold it"
+			if len(v.Result.Lost) > 0 {
+				why = "an event was lost, or on_silence let go of it too early"
+			}
+			list = append(list, fmt.Sprintf("%s: for %s provider %s was in a better level than the queue had last signalled: %s",
+				v.Name, seconds(early), v.Provider, why))
 		}
 		if v.Result.Refused > 0 {
 			list = append(list, fmt.Sprintf("%s: %d events became dead letters, the first in %v", v.Name, v.Result.Refused, v.Result.Reason))
@@ -99,7 +108,7 @@ func (r Report) Findings() []string {
 func (v Variant) cause(p *Pin) string {
 	for i := len(v.Result.Lost) - 1; i >= 0; i-- {
 		if l := v.Result.Lost[i]; l.Level < p.Level && l.At >= p.Since {
-			return fmt.Sprintf("its %s of %s was lost, and is not repeated", l.Level, seconds(l.At))
+			return fmt.Sprintf("the %s of %s was lost, and the queue does not repeat it", l.Level, seconds(l.At))
 		}
 	}
 	return fmt.Sprintf("the queue's last %s had no effect", p.Signalled)
@@ -147,7 +156,7 @@ func (r Report) maxFetched() float64 {
 	return top
 }
 
-// ceiling is the next number with a 1, 2, 2.5 or 5 and zeros.
+// ceiling is the next number of one digit and zeros, or 25 and zeros.
 func ceiling(v float64) float64 {
 	if v <= 0 {
 		return 1

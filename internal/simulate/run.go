@@ -34,8 +34,10 @@ type Config struct {
 	Queue   QueueConfig
 	// Delay is the time from the queue's signal to the flow.
 	Delay time.Duration
-	// Lose are the events that never arrive.
-	Lose []Loss
+	// Lose are the events that never arrive, and LoseFor is how long it goes on
+	// from each of them.
+	Lose    []Loss
+	LoseFor time.Duration
 }
 
 // Validate reports everything that is out of range.
@@ -54,6 +56,7 @@ func (c Config) Validate() error {
 	require(c.Offered > 0 && c.Offered <= maxRate, "offered: %v items/s must be above 0 and at most %v", c.Offered, maxRate)
 	require(c.Items >= 1 && c.Items <= 1_000_000, "items per token %d must be from 1 to 1000000", c.Items)
 	require(c.Delay >= 0 && c.Delay < farAway, "delay %v must not be negative", c.Delay)
+	require(c.LoseFor >= 0, "lose for %v must not be negative", c.LoseFor)
 	return errors.Join(append(errs, c.Drain.validate(), c.Queue.validate())...)
 }
 
@@ -92,6 +95,9 @@ type Result struct {
 	// was, and in which since when.
 	Pinned time.Duration
 	AtEnd  *Pin
+	// Early is the time that the provider was in a better level than the queue
+	// had last signalled.
+	Early time.Duration
 }
 
 // Lost is an event that did not arrive.
@@ -221,10 +227,12 @@ func (r *run) settle() error {
 	if err != nil {
 		return err
 	}
-	r.recorder.note(instant{
-		at: now, state: state, queue: r.queue, drainRate: r.queue.rate,
-		pinned: r.underWay == 0 && !r.pipeline.busy && event.Level(state.Level) > r.queue.level,
-	})
+	i := instant{at: now, state: state, queue: r.queue, drainRate: r.queue.rate}
+	if r.underWay == 0 && !r.pipeline.busy {
+		level := event.Level(state.Level)
+		i.pinned, i.early = level > r.queue.level, level < r.queue.level
+	}
+	r.recorder.note(i)
 	if r.sampleDue {
 		r.sampleDue = false
 		r.recorder.sample(now)
@@ -287,7 +295,7 @@ func (r *run) signal(level event.Level, depth int) {
 	id := entryID(at, r.sent)
 	lost := false
 	for i := range r.losses {
-		lost = r.losses[i].takes(level, r.now()) || lost
+		lost = r.losses[i].takes(level, r.now(), r.config.LoseFor) || lost
 	}
 	if lost {
 		r.result.Lost = append(r.result.Lost, Lost{r.now(), level})

@@ -49,7 +49,8 @@ type instant struct {
 	state     rate.State
 	queue     *queue
 	drainRate float64
-	pinned    bool
+	// What the provider's level is beside the queue's: worse, or better.
+	pinned, early bool
 }
 
 // pass accounts for the time since the last instant, with what held then.
@@ -62,6 +63,9 @@ func (r *recorder) pass(now time.Duration) {
 	r.result.InLevel[r.last.state.Level] += d
 	if r.last.pinned {
 		r.result.Pinned += d
+	}
+	if r.last.early {
+		r.result.Early += d
 	}
 	r.tokens += float64(r.last.state.EffectiveRate * seconds)
 	could := float64(r.last.drainRate * seconds)
