@@ -36,6 +36,7 @@ type simulateFlags struct {
 	offered        string
 	items          int
 	drain          float64
+	drainGiven     bool
 	drainAt        []string
 	capacity       int
 	high, low      string
@@ -55,7 +56,8 @@ func simulateCommand(sys system) *cobra.Command {
 		Long: `Simulate runs a flow in a closed loop and in no time. A source fetches with the
 tokens of a provider; what it fetches fills a bounded queue that is drained at a
 given rate; the queue signals soft, hard and ok as the Store does; and its events
-pass the stages of the flow, with the settings of the file, to the provider's rate.
+pass the stages of the flow, with the settings of the file, to the provider's rate. A
+flow that is switched off is simulated all the same.
 
 It prints a chart and a table. Settings are compared by naming a second file with
 --compare, or what would be other in this one with --try, whose keys are ok, soft,
@@ -77,9 +79,12 @@ Exit status: 0, also when the queue overflows; 1 a file could not be written;
   pulseflow simulate --lose ok --try on_silence=60s
   pulseflow simulate --compare other.yaml --csv samples.csv --no-chart`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return flags.run(cmd.Context(), sys) },
 	}
 	f := cmd.Flags()
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		flags.drainGiven = f.Changed("drain")
+		return flags.run(cmd.Context(), sys)
+	}
 	f.StringVarP(&flags.config, "config", "c", "", "flows file; default "+defaultFile+" in this directory, else the built-in flow")
 	f.StringVar(&flags.flow, "flow", "", "flow to simulate; default is the only one that adjusts the provider")
 	f.StringVar(&flags.provider, "provider", "", "provider whose tokens the source takes; default is the only one that a flow adjusts")
@@ -228,7 +233,24 @@ func (f *simulateFlags) subjects(sys system) ([]subject, error) {
 		s.name = text
 		list = append(list, s)
 	}
+	for i, s := range list {
+		for _, other := range list[:i] {
+			if s.name == other.name {
+				return fullNames(list), nil
+			}
+		}
+	}
 	return list, nil
+}
+
+// fullNames tells files of the same name apart by their paths.
+func fullNames(list []subject) []subject {
+	for i := range list {
+		if path := list[i].plan.File.Path; list[i].name == filepath.Base(path) {
+			list[i].name = path
+		}
+	}
+	return list
 }
 
 // subject loads a file and finds its flow.

@@ -50,7 +50,7 @@ func (f *simulateFlags) settings(s *subject) (simulate.Config, error) {
 	if c.Interval == 0 {
 		c.Interval = max(1, f.duration/samplesPerRun)
 	}
-	if f.drain == 0 {
+	if !f.drainGiven {
 		c.Drain.Rate = s.provider().Rate * float64(f.items) / offeredShare
 	}
 	var err error

@@ -34,7 +34,8 @@ func TestSimulate(t *testing.T) {
 
 func TestSimulateALostOK(t *testing.T) {
 	t.Chdir(t.TempDir())
-	status, out, errs := invoke(t, nil, "", "simulate", "--no-chart", "--lose", "ok", "--try", "on_silence=30s")
+	status, out, errs := invoke(t, nil, "", "simulate", "--no-chart", "--duration", "2m", "--lose", "ok",
+		"--try", "on_silence=30s")
 	if status != exitOK || errs != "" {
 		t.Fatalf("status %d\n%s", status, errs)
 	}
@@ -49,13 +50,19 @@ func TestSimulateALostOK(t *testing.T) {
 	if strings.Count(out, "pinned at") != 1 {
 		t.Errorf("also pinned with on_silence:\n%s", out)
 	}
+	off := map[string]string{"MDP_FB_ENABLE_FEEDBACK": "false", "MDP_FB_PROVIDER_NAME": "polygon"}
+	status, out, errs = invoke(t, off, "", "simulate", "--duration", "1m", "--lose", "ok")
+	if status != exitOK || errs != "" || !strings.Contains(out, "DELETE /rates/polygon/coordinators/bars_1") {
+		t.Errorf("switched off: status %d\n%s%s", status, out, errs)
+	}
 }
 
 func TestSimulateWritesFiles(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
-	other := writeFile(t, strings.Replace(minimal, "- dedupe: {ttl: 10m}",
-		"- handle: {with: feedback, provider: ibkr, policy: {soft: 0.9}}\n      - rate-apply", 1))
+	text := strings.Replace(minimal, "- dedupe: {ttl: 10m}",
+		"- handle: {with: feedback, provider: ibkr, policy: {soft: 0.9}}\n      - rate-apply", 1)
+	other := writeFile(t, text)
 	status, out, errs := invoke(t, nil, "", "simulate", "--duration", "20s", "--interval", "2s", "--drain", "1000", "--offered", "2x",
 		"--drain-at", "5s=50%,10s=1000", "--compare", other, "--try", "soft=0.7,min_rate=2,ramp_up=3s", "--csv", "out.csv", "--svg", "out.svg")
 	if status != exitOK || errs != "" || !strings.Contains(out, "soft=0.7,min_rate=2,ramp_up=3s") {
@@ -79,6 +86,10 @@ func TestSimulateWritesFiles(t *testing.T) {
 	var document struct{ XMLName xml.Name }
 	if err := xml.Unmarshal(plot, &document); err != nil || document.XMLName.Local != "svg" {
 		t.Errorf("plot: %v", err)
+	}
+	if _, out, _ := invoke(t, nil, "", "simulate", "-c", other, "--duration", "1s", "--no-chart", "--compare",
+		writeFile(t, text)); strings.Count(out, string(filepath.Separator)+"flows.yaml") != 2 {
+		t.Errorf("files of the same name are not told apart:\n%s", out)
 	}
 	for _, flag := range []string{"--csv", "--svg"} {
 		if _, out, errs := invoke(t, nil, "", "simulate", "--duration", "1s", flag, "-"); errs != "" || strings.Contains(out, "overflow, items") {
@@ -108,7 +119,7 @@ flows:
     stages: [dedupe]
 `)
 	for _, args := range [][]string{{"--flow", "two"}, {"--provider", "polygon"}, {"--flow", "two", "--provider", "polygon"}} {
-		status, out, errs := invoke(t, nil, "", append([]string{"simulate", "-c", two, "--no-chart", "--items", "10"}, args...)...)
+		status, out, errs := invoke(t, nil, "", append([]string{"simulate", "-c", two, "--no-chart", "--items", "10", "--duration", "30s"}, args...)...)
 		if status != exitOK || errs != "" || !strings.Contains(out, "items/s that ok allows         300\n") ||
 			!strings.Contains(out, "items/s that hard allows       50\n") || !strings.Contains(out, "throughput, items/s            200.0\n") {
 			t.Errorf("%v: status %d\n%s%s", args, status, out, errs)
@@ -152,6 +163,7 @@ func TestSimulateErrors(t *testing.T) {
 		"only one can be standard output":        {"--csv", "-", "--svg", "-"},
 		`invalid argument "5" for "--duration"`:  {"--duration", "5"},
 		`unknown command "x"`:                    {"x"},
+		"drain: 0 items/s must be above 0":       {"--drain", "0"},
 		"drain: -5 items/s must be above 0":      {"--drain", "-5"},
 		"interval 1h0m0s must be above 0 and at": {"--interval", "1h"},
 	} {

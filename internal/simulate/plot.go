@@ -121,9 +121,10 @@ func (p *plot) legend(top float64) {
 	p.text(x+250, y+4, "start", "", "watermarks and capacity")
 }
 
-// x is where a time lies.
+// x is where a time lies. The product is rounded by itself, also on machines
+// that could fuse it with the sum, so that a plot is the same on all.
 func (p *plot) x(at time.Duration) float64 {
-	return plotLeft + at.Seconds()/p.report.Config.Duration.Seconds()*(plotWidth-plotLeft-plotRight)
+	return plotLeft + float64(at.Seconds()/p.report.Config.Duration.Seconds()*(plotWidth-plotLeft-plotRight))
 }
 
 func (p *plot) timeGrid(top, bottom int) {
@@ -243,9 +244,9 @@ func stroke(index int) string {
 	return attributes
 }
 
-// yOf is where a value lies in a panel.
+// yOf is where a value lies in a panel; see x for the conversion.
 func yOf(v, limit float64, top, size int) float64 {
-	return float64(top+size) - min(1, v/limit)*float64(size)
+	return float64(top+size) - float64(min(1, v/limit)*float64(size))
 }
 
 func verb(i int) string {
