@@ -11,6 +11,10 @@ LINT         := bin/golangci-lint-$(LINT_VERSION)
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE := $(shell test "$$($(GO) env CGO_ENABLED)" = 1 && command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
 
+# The picture of docs/simulate.md, whatever the environment.
+SIMULATE := env -i bin/pulseflow simulate --config flows.yaml --drain-at 1m=20%,2m=100% \
+  --try soft=0.7,min_rate=5,ramp_up=20s --svg -
+
 # Seconds for each fuzz target.
 FUZZTIME ?= 30s
 
@@ -45,11 +49,13 @@ generate: build ## Write the generated files anew
 	bin/pulseflow stages --markdown > docs/stages.md
 	bin/pulseflow config --keys > docs/flows.md
 	cp flows/default.yaml flows.yaml
+	$(SIMULATE) > docs/simulate.svg
 
 generated: build ## Fail when a generated file is out of date
 	@bin/pulseflow stages --markdown | diff -u docs/stages.md - || { echo 'docs/stages.md: run make generate'; exit 1; }
 	@bin/pulseflow config --keys | diff -u docs/flows.md - || { echo 'docs/flows.md: run make generate'; exit 1; }
 	@diff -u flows/default.yaml flows.yaml || { echo 'flows.yaml: run make generate'; exit 1; }
+	@$(SIMULATE) | diff -q docs/simulate.svg - >/dev/null || { echo 'docs/simulate.svg: run make generate'; exit 1; }
 	@$(GO) mod tidy -diff || { echo 'go.mod: run go mod tidy'; exit 1; }
 
 fuzz: ## Run every fuzz target for FUZZTIME each

@@ -103,7 +103,7 @@ Start here:
 	}
 	root.AddCommand(
 		runCommand(sys), checkCommand(sys), configCommand(sys), publishCommand(sys),
-		deadLetterCommand(sys), stagesCommand(sys), graphCommand(sys), schemaCommand(sys), versionCommand(sys),
+		deadLetterCommand(sys), stagesCommand(sys), graphCommand(sys), simulateCommand(sys), schemaCommand(sys), versionCommand(sys),
 		exitCodesTopic(),
 	)
 	return root
