@@ -199,7 +199,7 @@ func (t *tree) scalar(n *Node, y *yaml.Node) {
 	n.shape, n.tag = scalarNode, y.ShortTag()
 	n.quoted = y.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
 	n.text = y.Value
-	n.origin = &origin{source: &t.source, style: y.Style, anchored: y.Anchor != "", value: y.Value}
+	n.origin = &origin{source: &t.source, style: y.Style, value: y.Value}
 	t.interpolate(n)
 }
 

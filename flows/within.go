@@ -10,11 +10,10 @@ import (
 
 // origin is how a scalar stands in the file. Places within its text are found from it, when someone asks.
 type origin struct {
-	source   *source
-	style    yaml.Style
-	anchored bool
-	value    string // before variables were replaced
-	spans    []span
+	source *source
+	style  yaml.Style
+	value  string // before variables were replaced
+	spans  []span
 }
 
 // span is a part of a scalar's value that stands for another text after interpolation. Offsets are in bytes.
@@ -75,9 +74,13 @@ func (o *origin) at(pos Position, offset int) Position {
 
 // open moves from the start of the scalar's node to its content.
 func (o *origin) open(text []byte, c *cursor) {
-	if o.anchored && c.offset < len(text) && text[c.offset] == '&' {
-		for c.offset < len(text) && !isBlank(text[c.offset]) {
-			c.advance(text, 1)
+	// A scalar of any style starts behind its anchor and its tag.
+	for c.offset < len(text) && (text[c.offset] == '&' || text[c.offset] == '!') {
+		anchor := text[c.offset] == '&'
+		c.advance(text, 1)
+		for c.offset < len(text) && (anchor && isAnchor(text[c.offset]) || !anchor && !isBlank(text[c.offset])) {
+			_, size := utf8.DecodeRune(text[c.offset:])
+			c.advance(text, size)
 		}
 		o.skipBlank(text, c)
 	}
@@ -97,6 +100,11 @@ func (o *origin) quoted() bool { return o.style&(yaml.DoubleQuotedStyle|yaml.Sin
 func (o *origin) block() bool  { return o.style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0 }
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
+
+// isAnchor reports whether the parser takes c for a part of an anchor's name.
+func isAnchor(c byte) bool {
+	return c == '_' || c == '-' || c-'0' <= 9 || (c|0x20)-'a' < 26
+}
 
 func (o *origin) skipBlank(text []byte, c *cursor) {
 	for c.offset < len(text) && isBlank(text[c.offset]) {
