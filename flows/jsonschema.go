@@ -83,6 +83,8 @@ func rules() map[string]map[string]any {
 		"flows.*.from.group":         name,
 		"flows.*.dead_letter.stream": name,
 		"flows.*.dead_letter.key":    key,
+		"flows.*.to.stream":          name,
+		"flows.*.to.key":             key,
 	}
 }
 

@@ -11,19 +11,19 @@ type Kind uint8
 
 // The kinds of value.
 const (
-	KindString   Kind = iota + 1 // text
-	KindInteger                  // a whole number
-	KindNumber                   // a finite number
-	KindBoolean                  // true, false, yes, no, 1, 0, in any letter case
-	KindDuration                 // a number with a unit of time: 100ms, 1h30m
-	KindSize                     // a number with a unit of bytes: 64KiB, 1MiB
-	KindURL                      // an absolute URL
-	KindStrings                  // a list of texts
-	KindObject                   // a mapping with the keys of Field.Fields
-	KindMap                      // a mapping from free names to mappings with the keys of Field.Fields
-	KindStages                   // a list of stages
-	KindExpression               // an expression over an event
-	KindExpressions              // a map from free names to expressions
+	KindString      Kind = iota + 1 // text
+	KindInteger                     // a whole number
+	KindNumber                      // a finite number
+	KindBoolean                     // true, false, yes, no, 1, 0, in any letter case
+	KindDuration                    // a number with a unit of time: 100ms, 1h30m
+	KindSize                        // a number with a unit of bytes: 64KiB, 1MiB
+	KindURL                         // an absolute URL
+	KindStrings                     // a list of texts
+	KindObject                      // a mapping with the keys of Field.Fields
+	KindMap                         // a mapping from free names to mappings with the keys of Field.Fields
+	KindStages                      // a list of stages
+	KindExpression                  // an expression over an event
+	KindExpressions                 // a map from free names to expressions
 )
 
 // String returns the name of the kind as documentation shows it.

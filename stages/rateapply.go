@@ -80,6 +80,14 @@ func (c *RateApplyConfig) Validate(s Scope, d *flows.Diagnostics) {
 	}
 }
 
+// Publications implements Publishes.
+func (c *RateApplyConfig) Publications() []Publication {
+	if c.Publish == "" {
+		return nil
+	}
+	return []Publication{{Topic: c.Publish, Key: c.key, Label: "when: " + c.When, Always: c.When == whenAlways}}
+}
+
 // Build implements Config.
 func (c *RateApplyConfig) Build(deps Deps) (Stage, error) {
 	if deps.Rates == nil {
