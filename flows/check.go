@@ -9,7 +9,7 @@ func (w *Flow) finish(f *File, n *Node, c decoding) {
 	if w.To.Stream != "" {
 		w.To.Key = f.StreamKey(w.To.Stream, w.To.Key)
 	}
-	if n.Get("to") != nil && n.Get("to").shape == mappingNode && n.Get("to").Get("stream") == nil {
+	if n.Get("to") != nil && n.Get("to").shape == mappingNode && len(n.Get("to").pairs) == 0 {
 		c.errorf(w.To.Pos, "to: missing required field %q", "stream")
 	}
 	if n.Get("lanes") == nil {

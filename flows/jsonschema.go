@@ -83,8 +83,8 @@ func rules() map[string]map[string]any {
 		"flows.*.from.group":         name,
 		"flows.*.dead_letter.stream": name,
 		"flows.*.dead_letter.key":    key,
-		"flows.*.to.stream":          name,
-		"flows.*.to.key":             key,
+		"flows.*.to.stream":          pattern(`^[A-Za-z0-9_.:-]{0,256}$`),
+		"flows.*.to.key":             pattern(`^\S{0,512}$`),
 	}
 }
 

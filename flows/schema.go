@@ -377,9 +377,9 @@ func (s *Source) fields() Fields {
 
 func (t *Target) fields() Fields {
 	return Fields{
-		String("stream", &t.Stream, "the topic, without namespace", Example("market.mid"),
-			Check(func() error { return checkName(t.Stream) })),
-		String("key", &t.Key, "the full key of the stream, instead of the one made by bus.redis.stream_key",
+		String("stream", &t.Stream, "the topic, without namespace; empty publishes nothing", Default(""), Example("market.mid"),
+			Check(t.checkStream)),
+		String("key", &t.Key, "the full key of the stream, instead of the one made by bus.redis.stream_key", Default(""),
 			Example("prod:prod.market.mid"), Check(func() error { return t.checkKey() }, "stream")),
 		Enum("format", &t.Format, []string{FormatCanonical, FormatSame},
 			"canonical publishes an envelope of its own; same publishes the bytes that were received, where no stage has "+
@@ -388,7 +388,17 @@ func (t *Target) fields() Fields {
 	}
 }
 
+func (t *Target) checkStream() error {
+	if t.Stream == "" {
+		return nil
+	}
+	return checkName(t.Stream)
+}
+
 func (t *Target) checkKey() error {
+	if t.Key == "" {
+		return nil
+	}
 	if t.Stream == "" {
 		return errors.New("needs stream: the topic names the stream in metrics")
 	}

@@ -156,7 +156,7 @@ func escapeLength(text []byte) int {
 	if len(text) < 2 {
 		return len(text)
 	}
-	length := 2
+	var length int
 	switch text[1] {
 	case 'x':
 		length = 4

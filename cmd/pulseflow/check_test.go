@@ -217,6 +217,11 @@ func TestEveryWarningCode(t *testing.T) {
 		"registry-unused": minimal + "registry: {enabled: true}\n",
 		"dedupe-after-effect": strings.Replace(minimal, "      - dedupe",
 			"      - handle: {with: feedback}\n      - rate-apply\n      - dedupe", 1),
+		"flow-loop": `version: 1
+flows:
+  there: {from: {stream: a}, stages: [dedupe], to: {stream: b}}
+  back: {from: {stream: b}, stages: [{filter: {when: key != "x"}}], to: {stream: a}}
+`,
 		"retry-longer-than-idle": minimal + "    retry: {max: 10, max_interval: 20s, multiplier: 10}\n" + redis,
 	} {
 		status, _, errs := invoke(t, nil, "", "check", writeFile(t, text))
@@ -224,8 +229,8 @@ func TestEveryWarningCode(t *testing.T) {
 			t.Errorf("%s: status %d\n%s", code, status, errs)
 		}
 	}
-	if n := len(warnings()); n != 4 {
-		t.Errorf("%d codes, and a test for 4", n)
+	if n := len(warnings()); n != 5 {
+		t.Errorf("%d codes, and a test for 5", n)
 	}
 	t.Chdir(filepath.Join("..", ".."))
 	for _, backend := range []string{"inmem", "redis"} {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/router"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
 
@@ -27,6 +28,7 @@ func warnings() []warning {
 		{stages.CodeDedupeAfterEffect, "a dedupe stage stands behind rate-apply, which has taken effect by then"},
 		{stages.CodePolicyOrder, "a worse pressure level has the higher scale"},
 		{flows.CodeRegistryUnused, "registry.enabled is true, and this version uses no registry"},
+		{router.CodeFlowLoop, "flows publish in a circle, which a stage of theirs may end"},
 		{codeRetryLongerThanIdle, "on Redis, the waits of a flow's retries can exceed bus.redis.max_idle"},
 	}
 }
