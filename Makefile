@@ -71,8 +71,9 @@ stress: ## Run Watermill's suite many times at once on Redis, and over restarts
 faults: ## Hurt consumers, servers and connections, and look for missing entries
 	PULSEFLOW_TEST_REDIS=required $(GO) test -tags faults -count=1 -timeout 30m -v ./internal/faults
 
-bench: build ## Measure the full chain beside the stock library and the raw limit, and the token bucket beside x/time/rate
+bench: build ## Measure the full chain beside the stock library and the raw limit, each stage, and the token bucket
 	$(GO) run ./internal/bench
+	$(GO) test -run '^$$' -bench 'Stage' ./stages
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/rate
 
 latency: build ## Measure the time from XADD to the applied adjustment at offered rates

@@ -5,6 +5,13 @@ import "fmt"
 // finish fills in what depends on the rest of the file, and checks what depends on it.
 func (w *Flow) finish(f *File, n *Node, c decoding) {
 	w.Pos, w.From.Pos = c.at, n.Get("from").Pos()
+	w.To.Pos = n.Get("to").Pos()
+	if w.To.Stream != "" {
+		w.To.Key = f.StreamKey(w.To.Stream, w.To.Key)
+	}
+	if n.Get("to") != nil && n.Get("to").shape == mappingNode && len(n.Get("to").pairs) == 0 {
+		c.errorf(w.To.Pos, "to: missing required field %q", "stream")
+	}
 	if n.Get("lanes") == nil {
 		w.Lanes = f.Bus.Lanes
 	}
@@ -19,6 +26,9 @@ func (w *Flow) finish(f *File, n *Node, c decoding) {
 		w.DeadLetter.Stream = w.From.Stream + ".dlq"
 	}
 	w.DeadLetter.Key = f.StreamKey(w.DeadLetter.Stream, w.DeadLetter.Key)
+	if w.To.Key == w.From.Key {
+		c.errorf(w.To.Pos, "to: stream %q is the one the flow reads: each event would come back for ever", w.From.Key)
+	}
 	if w.DeadLetter.Key == w.From.Key {
 		c.errorf(n.Get("dead_letter").Pos(),
 			"dead_letter: stream %q is the one the flow reads: each dead letter would come back for ever", w.From.Key)

@@ -155,6 +155,7 @@ type Flow struct {
 	Enabled    bool
 	From       Source
 	Stages     []StageSpec
+	To         Target
 	Retry      Retry
 	DeadLetter DeadLetter
 	// Lanes is Bus.Lanes unless the flow says otherwise; 0 derives it from GOMAXPROCS.
@@ -172,6 +173,22 @@ type Source struct {
 	Start string
 	Pos   Position
 }
+
+// Target is the stream that a flow publishes its events to.
+type Target struct {
+	// Stream is the topic, without namespace, and Key the full key of the stream. Both are empty in a flow that publishes
+	// nothing; else both are filled in.
+	Stream, Key string
+	// Format is FormatCanonical or FormatSame.
+	Format string
+	Pos    Position
+}
+
+// The formats in which events are published.
+const (
+	FormatCanonical = "canonical" // an envelope of our own
+	FormatSame      = "same"      // the bytes that were received, where no stage has changed the event
+)
 
 // Retry says how often and at what intervals a failed event is tried again.
 type Retry struct {

@@ -16,6 +16,8 @@ type interpolated struct {
 	fault string // why it could not be done, or ""
 	// part counts, from 0, the "${" of the scalar that the fault is about. An escaped one counts too.
 	part int
+	// spans are the places where text and result differ.
+	spans []span
 }
 
 // interpolate replaces ${NAME} and ${NAME:-default} and turns $${ into ${. It looks at the text of a parsed scalar, so
@@ -26,6 +28,7 @@ func interpolate(text string, env func(string) (string, bool)) interpolated {
 		b   strings.Builder
 	)
 	for rest := text; ; out.part++ {
+		from := len(text) - len(rest)
 		i := strings.Index(rest, "${")
 		if i < 0 {
 			b.WriteString(rest)
@@ -33,7 +36,9 @@ func interpolate(text string, env func(string) (string, bool)) interpolated {
 			return out
 		}
 		if i > 0 && rest[i-1] == '$' {
-			b.WriteString(rest[:i-1] + "${")
+			b.WriteString(rest[:i-1])
+			out.spans = append(out.spans, span{from: from + i - 1, fromLength: 3, to: b.Len(), toLength: 2})
+			b.WriteString("${")
 			rest = rest[i+2:]
 			continue
 		}
@@ -43,6 +48,7 @@ func interpolate(text string, env func(string) (string, bool)) interpolated {
 			out.fault = fault
 			return out
 		}
+		out.spans = append(out.spans, span{from: from + i, fromLength: length, to: b.Len(), toLength: len(v.value)})
 		b.WriteString(v.value)
 		out.vars = append(out.vars, v)
 		rest = rest[i+length:]

@@ -83,6 +83,8 @@ func rules() map[string]map[string]any {
 		"flows.*.from.group":         name,
 		"flows.*.dead_letter.stream": name,
 		"flows.*.dead_letter.key":    key,
+		"flows.*.to.stream":          pattern(`^[A-Za-z0-9_.:-]{0,256}$`),
+		"flows.*.to.key":             pattern(`^\S{0,512}$`),
 	}
 }
 
@@ -117,6 +119,13 @@ func (b schemaBuilder) field(f Field, path string) map[string]any {
 		schema = b.named(f, path+".*")
 	case KindStages:
 		schema = maps.Clone(b.stages)
+	case KindExpressions:
+		schema = map[string]any{"type": "object", "additionalProperties": expression(true)}
+		if f.Required {
+			schema["minProperties"] = 1
+		} else {
+			schema["type"] = []string{"object", "null"}
+		}
 	case KindStrings:
 		item := f
 		item.Kind, item.Required = KindString, false
@@ -155,7 +164,19 @@ func orVariable(schema map[string]any) map[string]any {
 	return map[string]any{"anyOf": []any{schema, map[string]any{"$ref": "#/$defs/variable"}}}
 }
 
+// expression describes an expression, of which a schema knows only that it is a scalar.
+func expression(required bool) map[string]any {
+	text := map[string]any{"$ref": "#/$defs/text"}
+	if required {
+		text["minLength"] = 1
+	}
+	return map[string]any{"anyOf": []any{text, map[string]any{"type": []string{"number", "boolean"}}}}
+}
+
 func (b schemaBuilder) scalar(f Field, path string) map[string]any {
+	if f.Kind == KindExpression {
+		return expression(f.Required)
+	}
 	schema := f.written()
 	rule := rules()[path]
 	if f.Kind == KindString && len(f.Allowed) == 0 && rule == nil {

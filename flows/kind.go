@@ -11,17 +11,19 @@ type Kind uint8
 
 // The kinds of value.
 const (
-	KindString   Kind = iota + 1 // text
-	KindInteger                  // a whole number
-	KindNumber                   // a finite number
-	KindBoolean                  // true, false, yes, no, 1, 0, in any letter case
-	KindDuration                 // a number with a unit of time: 100ms, 1h30m
-	KindSize                     // a number with a unit of bytes: 64KiB, 1MiB
-	KindURL                      // an absolute URL
-	KindStrings                  // a list of texts
-	KindObject                   // a mapping with the keys of Field.Fields
-	KindMap                      // a mapping from free names to mappings with the keys of Field.Fields
-	KindStages                   // a list of stages
+	KindString      Kind = iota + 1 // text
+	KindInteger                     // a whole number
+	KindNumber                      // a finite number
+	KindBoolean                     // true, false, yes, no, 1, 0, in any letter case
+	KindDuration                    // a number with a unit of time: 100ms, 1h30m
+	KindSize                        // a number with a unit of bytes: 64KiB, 1MiB
+	KindURL                         // an absolute URL
+	KindStrings                     // a list of texts
+	KindObject                      // a mapping with the keys of Field.Fields
+	KindMap                         // a mapping from free names to mappings with the keys of Field.Fields
+	KindStages                      // a list of stages
+	KindExpression                  // an expression over an event
+	KindExpressions                 // a map from free names to expressions
 )
 
 // String returns the name of the kind as documentation shows it.
@@ -30,6 +32,7 @@ func (k Kind) String() string {
 		KindString: "string", KindInteger: "integer", KindNumber: "number", KindBoolean: "boolean",
 		KindDuration: "duration", KindSize: "size", KindURL: "URL", KindStrings: "list of strings",
 		KindObject: "mapping", KindMap: "map", KindStages: "list of stages",
+		KindExpression: "expression", KindExpressions: "map of expressions",
 	}
 	if k == 0 || int(k) >= len(names) {
 		return "unknown"
@@ -109,6 +112,22 @@ func URL(name string, dst *string, schemes []string, doc string, opts ...Option)
 // Strings declares a list of texts.
 func Strings(name string, dst *[]string, doc string, opts ...Option) Field {
 	return newField(Field{Name: name, Doc: doc, Kind: KindStrings, value: &stringList{dst: dst}}, opts)
+}
+
+// Expression declares a text in a language that the field's owner knows: package flows only reads it. Any scalar will do,
+// since true and 5 are expressions too. The owner finds the place of an error within it by [Node.At].
+func Expression(name string, dst *string, doc string, opts ...Option) Field {
+	return newField(Field{Name: name, Doc: doc, Kind: KindExpression, value: &scalar[string]{
+		dst: dst, parse: parseString, format: func(s string) string { return s },
+	}}, opts)
+}
+
+// Named is a name and the text that the file gives it.
+type Named struct{ Name, Text string }
+
+// Expressions declares a mapping from free names to expressions, in the order of the file.
+func Expressions(name string, dst *[]Named, doc string, opts ...Option) Field {
+	return newField(Field{Name: name, Doc: doc, Kind: KindExpressions, value: &namedTexts{dst: dst}}, opts)
 }
 
 // Object declares a mapping within the mapping. An absent one has all its defaults; what is required in it is required

@@ -80,6 +80,7 @@ func TestBuiltIn(t *testing.T) {
 			From: flows.Source{
 				Stream: "telemetry.feedback", Key: "mdp:mdp.telemetry.feedback", Group: "pipeline", Start: "oldest",
 			},
+			To: flows.Target{Format: "canonical"},
 			Retry: flows.Retry{
 				Max: 3, Initial: 100 * time.Millisecond, MaxInterval: 5 * time.Second, Multiplier: 2, Jitter: 0.2,
 			},

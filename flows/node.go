@@ -29,6 +29,7 @@ type Node struct {
 	vars   []variable
 	pairs  []pair
 	items  []*Node
+	origin *origin // of a scalar value
 
 	size, height int // in nodes, with all that aliases stand for
 }

@@ -47,6 +47,12 @@ func listing(v any) *yaml.Node {
 			l.Content = append(l.Content, s.listing())
 		}
 		return l
+	case []Named:
+		m := &yaml.Node{Kind: yaml.MappingNode}
+		for _, e := range v {
+			m.Content = append(m.Content, name(e.Name), text(e.Text))
+		}
+		return m
 	case []string:
 		l := &yaml.Node{Kind: yaml.SequenceNode}
 		for _, s := range v {

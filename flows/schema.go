@@ -353,6 +353,8 @@ func (w *Flow) fields() Fields {
 			Name: "stages", Doc: "what each event passes, in order; a stage is its name, or its name and its keys",
 			Kind: KindStages, Required: true, Example: "[dedupe]", value: stageList{dst: &w.Stages},
 		}, nil),
+		Object("to", w.To.fields(), "the stream that events are published to, as the stages have left them, when they have passed "+
+			"all of them; absent publishes nothing"),
 		Object("retry", w.Retry.fields(), "how often and when a failed event is tried again"),
 		Object("dead_letter", w.DeadLetter.fields(), "where events go that cannot be handled"),
 		Int("lanes", &w.Lanes, "the number of events handled at once; absent means bus.lanes", Min(0), Max(4096)),
@@ -371,6 +373,36 @@ func (s *Source) fields() Fields {
 			"where a new group starts: with the oldest entry of the stream, or with those yet to come",
 			Default("oldest")),
 	}
+}
+
+func (t *Target) fields() Fields {
+	return Fields{
+		String("stream", &t.Stream, "the topic, without namespace; empty publishes nothing", Default(""), Example("market.mid"),
+			Check(t.checkStream)),
+		String("key", &t.Key, "the full key of the stream, instead of the one made by bus.redis.stream_key", Default(""),
+			Example("prod:prod.market.mid"), Check(func() error { return t.checkKey() }, "stream")),
+		Enum("format", &t.Format, []string{FormatCanonical, FormatSame},
+			"canonical publishes an envelope of its own; same publishes the bytes that were received, where no stage has "+
+				"changed the event",
+			Default(FormatCanonical)),
+	}
+}
+
+func (t *Target) checkStream() error {
+	if t.Stream == "" {
+		return nil
+	}
+	return checkName(t.Stream)
+}
+
+func (t *Target) checkKey() error {
+	if t.Key == "" {
+		return nil
+	}
+	if t.Stream == "" {
+		return errors.New("needs stream: the topic names the stream in metrics")
+	}
+	return checkKey(t.Key)
 }
 
 func (r *Retry) fields() Fields {
@@ -438,6 +470,9 @@ func checkName(name string) error {
 	}
 	return nil
 }
+
+// CheckStream reports why a text cannot be the name of a topic, nil when it can.
+func CheckStream(name string) error { return checkName(name) }
 
 // checkKey accepts braces, since a Redis cluster places keys by what is between them.
 func checkKey(key string) error {

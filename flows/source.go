@@ -199,6 +199,7 @@ func (t *tree) scalar(n *Node, y *yaml.Node) {
 	n.shape, n.tag = scalarNode, y.ShortTag()
 	n.quoted = y.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
 	n.text = y.Value
+	n.origin = &origin{source: &t.source, style: y.Style, value: y.Value}
 	t.interpolate(n)
 }
 
@@ -216,6 +217,9 @@ func (t *tree) interpolate(n *Node) {
 		return
 	}
 	n.text, n.vars = result.text, result.vars
+	if n.origin != nil {
+		n.origin.spans = result.spans
+	}
 }
 
 // variablePosition returns the place of the nth "${" of a scalar. Escapes can make the scalar's text differ from the

@@ -74,6 +74,8 @@ func article(k Kind) string {
 		return "an integer"
 	case KindBoolean:
 		return "true or false"
+	case KindExpression:
+		return "an expression"
 	default:
 		return "a " + k.String()
 	}
@@ -233,6 +235,49 @@ func (s *stringList) encode(f *Field) any {
 	}
 	return *s.dst
 }
+
+// namedTexts binds a mapping from free names to texts.
+type namedTexts struct{ dst *[]Named }
+
+func (t *namedTexts) decode(c decoding, f *Field, n *Node) bool {
+	if n.shape != mappingNode && !n.isNull() {
+		c.invalid(f, n, "expected a mapping from names to expressions")
+		return false
+	}
+	if len(n.pairs) == 0 && f.Required {
+		c.errorf(n.pos, "%s must not be empty", f.Name)
+		return false
+	}
+	before := len(*c.diags)
+	c.repeated(n.pairs, "key")
+	seen := map[string]bool{}
+	for _, p := range n.pairs {
+		if seen[p.key.text] {
+			continue
+		}
+		seen[p.key.text] = true
+		named := Named{Name: p.key.text}
+		field := Expression(f.Name+": "+p.key.text, &named.Text, f.Doc, Required())
+		if c.field(&field, p.value, n) {
+			*t.dst = append(*t.dst, named)
+		}
+	}
+	return len(*c.diags) == before
+}
+
+func (t *namedTexts) absent(*Field) {}
+
+func (t *namedTexts) verify(f *Field) error {
+	if t.dst == nil {
+		return errors.New("is bound to no variable")
+	}
+	if f.HasDefault || f.Min != "" || f.Max != "" || f.Above != "" || len(f.Allowed) > 0 {
+		return fmt.Errorf("a %s has neither default nor bounds", f.Kind)
+	}
+	return nil
+}
+
+func (t *namedTexts) encode(*Field) any { return *t.dst }
 
 // object binds a mapping; its fields hold the variables.
 type object struct{}

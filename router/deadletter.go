@@ -93,7 +93,7 @@ func (p deadLetters) write(stream string, msg *message.Message) error {
 func (f *flow) publishDeadLetter(stream string, d *stages.Delivery, meta message.Metadata) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(d), deadLetterTimeout)
 	defer cancel()
-	out := message.NewMessage("", d.Event.Data)
+	out := message.NewMessage("", d.Received().Data)
 	out.Metadata = meta
 	out.SetContext(ctx)
 	return f.publisher.Publish(stream, out)
@@ -102,6 +102,7 @@ func (f *flow) publishDeadLetter(stream string, d *stages.Delivery, meta message
 // deadLetter makes the fields of a dead letter. poisoned is what Watermill's
 // poison queue says; its reason is the error's text.
 func (f *flow) deadLetter(d *stages.Delivery, poisoned message.Metadata) (message.Metadata, error) {
+	e := d.Received()
 	meta := make(message.Metadata, len(poisonKeys)+12)
 	// Of the message's metadata only what the poison queue has set: the rest are the
 	// entry's other fields, whose names could be those of a dead letter.
@@ -110,7 +111,7 @@ func (f *flow) deadLetter(d *stages.Delivery, poisoned message.Metadata) (messag
 	}
 	reason := truncated(poisoned.Get(poisonReasonKey))
 	meta[poisonReasonKey] = reason
-	meta[FieldOriginalID] = d.Event.OriginalID()
+	meta[FieldOriginalID] = e.OriginalID()
 	meta[FieldReason] = reason
 	meta[FieldFlow] = f.plan.Name
 	meta[FieldStage] = d.Stage
@@ -119,11 +120,11 @@ func (f *flow) deadLetter(d *stages.Delivery, poisoned message.Metadata) (messag
 	meta[FieldFailedAt] = f.clock.Now().UTC().Format(time.RFC3339Nano)
 	meta[FieldStream] = f.plan.Topic
 	meta[FieldGroup] = f.plan.Group
-	if d.Event.Replays > 0 {
-		meta[FieldReplays] = strconv.Itoa(d.Event.Replays)
+	if e.Replays > 0 {
+		meta[FieldReplays] = strconv.Itoa(e.Replays)
 	}
-	if d.Event.Fields != nil {
-		fields, err := json.Marshal(d.Event.Fields)
+	if e.Fields != nil {
+		fields, err := json.Marshal(e.Fields)
 		if err != nil {
 			return nil, fmt.Errorf("encode entry fields: %w", err)
 		}

@@ -46,7 +46,7 @@ type flow struct {
 }
 
 // counts are a flow's totals since it started.
-type counts struct{ outcomes [3]atomic.Int64 }
+type counts struct{ outcomes [stages.Outcomes]atomic.Int64 }
 
 func (c *counts) settled(o stages.Outcome) { c.outcomes[o].Add(1) }
 
@@ -56,12 +56,21 @@ func buildFlow(plan FlowPlan, deps Deps) (*flow, error) {
 		publisher: deps.Transport.Publisher(), done: make(chan struct{}), workers: newWorkers(),
 		log: deps.Logger.With("flow", plan.Name, "stream", plan.Topic),
 	}
-	built, err := stages.Build(plan.Stages, stages.Deps{
-		Flow: plan.Name, Clock: deps.Clock, Rates: deps.Rates, Publisher: f.publisher,
-		Observer: deps.Observer, Logger: f.log,
-	})
+	f.stopped, f.stop = context.WithCancel(context.Background())
+	own := stages.Deps{
+		Flow: plan.Name, Stream: plan.Topic, Clock: deps.Clock, Rates: deps.Rates, Publisher: f.publisher,
+		Observer: deps.Observer, Logger: f.log, Limiters: deps.Limiters, Stopping: f.stopped,
+		MaxEventSize: plan.MaxEventSize,
+	}
+	built, err := stages.Build(plan.Stages, own)
 	if err != nil {
 		return nil, err
+	}
+	end := func(*message.Message) error { return nil }
+	if plan.To.Key != "" {
+		if end, err = stages.Forward(own, plan.To, plan.Format); err != nil {
+			return nil, fmt.Errorf("flow %q: to: %w", plan.Name, err)
+		}
 	}
 	poisonQueue, err := middleware.PoisonQueueWithFilter(deadLetters{f}, plan.DeadLetterKey, f.poison)
 	if err != nil {
@@ -73,12 +82,8 @@ func buildFlow(plan FlowPlan, deps Deps) (*flow, error) {
 		return nil, fmt.Errorf("flow %q: router: %w", plan.Name, err)
 	}
 	deps.Transport.RetainDeadLetters(plan.DeadLetterKey)
-	for _, s := range plan.Stages {
-		if p, ok := s.Config.(stages.Publishes); ok {
-			for _, stream := range p.Publishes() {
-				deps.Transport.ExpectPublish(stream)
-			}
-		}
+	for _, out := range plan.Publications {
+		deps.Transport.ExpectPublish(out.Key)
 	}
 	f.sub, err = deps.Transport.Subscriber(plan.StreamKey, plan.Group, plan.Start, plan.Lanes)
 	if err != nil {
@@ -86,8 +91,7 @@ func buildFlow(plan FlowPlan, deps Deps) (*flow, error) {
 	}
 	f.router.AddMiddleware(f.workers.middleware, f.observe, poisonQueue, markKind, f.retry, f.recoverPanics, f.refuseUndecodable)
 	f.router.AddMiddleware(stages.Middlewares(built)...)
-	f.router.AddConsumerHandler(plan.Name, plan.StreamKey, f.sub, func(*message.Message) error { return nil })
-	f.stopped, f.stop = context.WithCancel(context.Background())
+	f.router.AddConsumerHandler(plan.Name, plan.StreamKey, f.sub, end)
 	return f, nil
 }
 

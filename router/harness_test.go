@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/internal/adjust"
 	"github.com/mjdevaccount/pulseflow/internal/bus"
 	"github.com/mjdevaccount/pulseflow/internal/redistest"
 	"github.com/mjdevaccount/pulseflow/router"
@@ -222,7 +223,7 @@ func start(t *testing.T, l *line, src string, handler stages.Handler, wrap func(
 	}
 	var err error
 	run.router, err = router.Build(plan(t, src, handler), router.Deps{
-		Transport: transport, Rates: &fixedRates{}, Observer: run.count,
+		Transport: transport, Rates: &fixedRates{}, Limiters: adjust.NewLimiter, Observer: run.count,
 		Observe: func(string, string) router.FlowObserver { return run.count },
 	})
 	if err != nil {

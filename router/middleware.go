@@ -63,8 +63,7 @@ func (f *flow) retry(next message.HandlerFunc) message.HandlerFunc {
 		d := stages.From(msg.Context())
 		wait, outages := f.plan.Retry.Initial, 0
 		for {
-			d.Attempts++
-			d.Outcome, d.Adjustment = stages.OutcomeSuccess, nil
+			d.Restart()
 			out, err := next(msg)
 			if err == nil {
 				return out, nil

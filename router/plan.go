@@ -35,6 +35,14 @@ type FlowPlan struct {
 	Retry flows.Retry
 	// Stages are in the order of the file.
 	Stages []stages.Planned
+	// To is what the flow publishes to when the stages have passed, in the given format;
+	// its Key is empty when there is none.
+	To     stages.Publication
+	Format string
+	// Publications are all the streams that the flow writes, dead letters excepted.
+	Publications []stages.Publication
+	// MaxEventSize is the most bytes an event may have.
+	MaxEventSize int
 	// Disabled says why the flow does not run; "" when it does.
 	Disabled string
 }
@@ -57,6 +65,7 @@ func NewPlan(f *flows.File, reg *stages.Registry) (*Plan, flows.Diagnostics) {
 	if !d.HasErrors() {
 		warnPolicies(plan, &d)
 	}
+	checkLoops(plan, &d)
 	d.Sort()
 	return plan, d
 }
@@ -66,7 +75,7 @@ func planFlow(f *flows.File, flow *flows.Flow, reg *stages.Registry, providers [
 		Name: flow.Name, Topic: flow.From.Stream, StreamKey: flow.From.Key,
 		Group: flow.From.Group, Start: flow.From.Start, Lanes: flow.Lanes,
 		DeadLetterTopic: flow.DeadLetter.Stream, DeadLetterKey: flow.DeadLetter.Key,
-		Track: event.TrackV1, Retry: flow.Retry,
+		Track: event.TrackV1, Retry: flow.Retry, MaxEventSize: int(f.Bus.MaxEventSize), Format: flow.To.Format,
 	}
 	p.Stages = reg.Resolve(flow.Stages, stages.Scope{
 		Flow: flow.Name, SourceKey: p.StreamKey, Dir: f.Dir, Providers: providers, Key: f.StreamKey,
@@ -79,6 +88,13 @@ func planFlow(f *flows.File, flow *flows.Flow, reg *stages.Registry, providers [
 		if n, ok := s.Config.(stages.NeedsProviders); ok && n.NeedsProviders() {
 			needsProviders = true
 		}
+		if out, ok := s.Config.(stages.Publishes); ok {
+			p.Publications = append(p.Publications, out.Publications()...)
+		}
+	}
+	if flow.To.Stream != "" {
+		p.To = stages.Publication{Topic: flow.To.Stream, Key: flow.To.Key, Always: true}
+		p.Publications = append(p.Publications, p.To)
 	}
 	switch {
 	case !f.Enabled:

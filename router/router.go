@@ -15,6 +15,8 @@ type Deps struct {
 	Transport Transport
 	// Rates is the rate coordinator; nil in a file without providers.
 	Rates stages.RateApplier
+	// Limiters makes what throttle stages take their tokens from.
+	Limiters stages.Limiters
 	// Observer counts what stages do.
 	Observer stages.Observer
 	// Observe returns the observer of one flow; topic is its stream without

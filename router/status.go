@@ -20,11 +20,13 @@ type FlowStatus struct {
 	StreamKey  string   `json:"stream_key"`
 	Group      string   `json:"group"`
 	Stages     []string `json:"stages"`
+	To         string   `json:"to,omitempty"`
 	DeadLetter string   `json:"dead_letter"`
-	// Success, Duplicate and Error count events settled since the start; Lost those
+	// Success, Duplicate, Filtered and Error count events settled since the start; Lost those
 	// that a drain left unhandled on a bus that cannot deliver them again.
 	Success   int64 `json:"success"`
 	Duplicate int64 `json:"duplicate"`
+	Filtered  int64 `json:"filtered"`
 	Error     int64 `json:"error"`
 	Lost      int64 `json:"lost"`
 }
@@ -46,7 +48,7 @@ func (r *Router) Status() []FlowStatus {
 	for _, p := range r.plan.Flows {
 		s := FlowStatus{
 			Name: p.Name, State: StateRunning, Stream: p.Topic, StreamKey: p.StreamKey,
-			Group: p.Group, DeadLetter: p.DeadLetterKey,
+			Group: p.Group, To: p.To.Key, DeadLetter: p.DeadLetterKey,
 		}
 		for _, st := range p.Stages {
 			s.Stages = append(s.Stages, st.Kind)
@@ -56,6 +58,7 @@ func (r *Router) Status() []FlowStatus {
 			s.Success = f.counts.outcomes[stages.OutcomeSuccess].Load()
 			s.Error = f.counts.outcomes[stages.OutcomeError].Load()
 			s.Duplicate = f.counts.outcomes[stages.OutcomeDuplicate].Load()
+			s.Filtered = f.counts.outcomes[stages.OutcomeFiltered].Load()
 			s.Lost = f.lost.Load()
 		}
 		switch {

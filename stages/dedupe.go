@@ -74,6 +74,9 @@ func (c *DedupeConfig) Validate(s Scope, d *flows.Diagnostics) {
 	}
 }
 
+// Stops implements Stops.
+func (c *DedupeConfig) Stops() bool { return true }
+
 // Build implements Config.
 func (c *DedupeConfig) Build(deps Deps) (Stage, error) {
 	store, err := NewMemoryStore(c.Capacity, c.TTL, deps.Clock)

@@ -14,7 +14,12 @@ const (
 	OutcomeSuccess Outcome = iota
 	OutcomeError
 	OutcomeDuplicate
+	OutcomeFiltered
+	outcomes // how many there are
 )
+
+// Outcomes is how many outcomes there are.
+const Outcomes = int(outcomes)
 
 // String returns the metric label.
 func (o Outcome) String() string {
@@ -23,8 +28,10 @@ func (o Outcome) String() string {
 		return "success"
 	case OutcomeError:
 		return "error"
-	default:
+	case OutcomeDuplicate:
 		return "duplicate"
+	default:
+		return "filtered"
 	}
 }
 
@@ -34,7 +41,8 @@ func (o Outcome) String() string {
 type Delivery struct {
 	context.Context
 
-	// Event is the decoded entry; never nil.
+	// Event is the event as the stages have made it; never nil. A stage does not change
+	// it: it gives the Delivery another by Replace.
 	Event *event.Event
 	// Outcome is success until a stage or the router says otherwise.
 	Outcome Outcome
@@ -49,6 +57,36 @@ type Delivery struct {
 	isFeedback bool
 	// Adjustment is what handle decided and rate-apply applies; nil before.
 	Adjustment *Adjustment
+	// received is the decoded entry, once Event is another.
+	received *event.Event
+}
+
+// Received is the decoded entry as it came from the stream, whatever the stages have
+// made of it: the one that a dead letter keeps.
+func (d *Delivery) Received() *event.Event {
+	if d.received != nil {
+		return d.received
+	}
+	return d.Event
+}
+
+// Replace makes e the event for the stages behind and for what the flow publishes.
+func (d *Delivery) Replace(e *event.Event) {
+	if d.received == nil {
+		d.received = d.Event
+	}
+	d.Event = e
+	d.feedback, d.isFeedback = event.Feedback{}, false
+}
+
+// Restart counts another run of the stages and forgets what the last one has found
+// and made.
+func (d *Delivery) Restart() {
+	d.Attempts++
+	d.Outcome, d.Adjustment = OutcomeSuccess, nil
+	if d.received != nil {
+		d.Replace(d.received)
+	}
 }
 
 // Feedback returns the event as a feedback event, as far as handling it takes; see

@@ -14,6 +14,9 @@ const (
 	KindSchema = "schema"
 	KindHash   = "hash"
 	KindSkew   = "skew"
+
+	KindExpression = "expression"
+	KindTimeout    = "timeout"
 )
 
 // kinder is an error that says which of the bounded error kinds it is.

@@ -1,10 +1,12 @@
 package stages
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 
 	"github.com/mjdevaccount/pulseflow/event"
 	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/internal/rate"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -161,6 +164,33 @@ type bench struct {
 	outbox  *outbox
 	results chan result
 	pub     *gochannel.GoChannel
+
+	lines    lockedBuffer // of the log
+	stopping context.Context
+	stop     context.CancelFunc
+	last     atomic.Pointer[Delivery]
+}
+
+// lockedBuffer is a buffer that several goroutines may write to.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func limiters(perSecond, burst float64, keys int, clock Clock) (Limiter, error) {
+	return rate.NewKeyed(perSecond, burst, keys, clock.Now)
 }
 
 // result is what became of one event.
@@ -200,9 +230,11 @@ func start(t *testing.T, reg *Registry, list string, last message.NoPublishHandl
 		results: make(chan result, 100),
 		pub:     gochannel.NewGoChannel(gochannel.Config{PreserveContext: true}, nil),
 	}
+	b.stopping, b.stop = context.WithCancel(context.Background())
+	t.Cleanup(b.stop)
 	built, err := Build(planned, Deps{
-		Flow: "feedback", Clock: b.clock, Rates: b.rates, Publisher: b.outbox, Observer: b.count,
-		Logger: slog.New(slog.DiscardHandler),
+		Flow: "feedback", Stream: "telemetry.feedback", Clock: b.clock, Rates: b.rates, Publisher: b.outbox,
+		Observer: b.count, Logger: slog.New(slog.NewTextHandler(&b.lines, nil)), Stopping: b.stopping, Limiters: limiters,
 	})
 	if err != nil {
 		t.Fatalf("build: %v", err)
@@ -238,6 +270,7 @@ func (b *bench) settle(next message.HandlerFunc) message.HandlerFunc {
 		d := &Delivery{Context: msg.Context(), Event: event.FromContext(msg.Context()), Attempts: 1}
 		msg.SetContext(d)
 		_, err := next(msg)
+		b.last.Store(d)
 		b.results <- result{d.Event.ID, d.Outcome, d.Stage, err}
 		return nil, nil
 	}

@@ -3,6 +3,7 @@ package stages
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -40,17 +41,12 @@ type Config interface {
 // declared provider: in a file that declares none, its flow is disabled.
 type NeedsProviders interface{ NeedsProviders() bool }
 
-// Publishes is implemented by a Config whose stage writes to streams of the flow's
-// bus. It returns their full keys, once Validate has run.
-type (
-	Publishes interface{ Publishes() []string }
-	// SetsPolicy is implemented by a Config whose stage gives a provider a policy. A
-	// provider has one policy, so all its stages should give the same.
-	SetsPolicy interface {
-		// SetsPolicy returns the provider and its policy; "" when the stage gives none.
-		SetsPolicy() (provider string, policy Policy)
-	}
-)
+// SetsPolicy is implemented by a Config whose stage gives a provider a policy. A
+// provider has one policy, so all its stages should give the same.
+type SetsPolicy interface {
+	// SetsPolicy returns the provider and its policy; "" when the stage gives none.
+	SetsPolicy() (provider string, policy Policy)
+}
 
 // Stage is one step of a flow. Middleware returns the handler that does the
 // step's work and calls next, returning next's error unchanged or wrapped.
@@ -82,14 +78,22 @@ type Scope struct {
 
 // Deps is what a stage may use from outside itself.
 type Deps struct {
-	// Flow is the name of the flow the stage is built for.
-	Flow string
+	// Flow is the name of the flow the stage is built for, Stream the topic it reads.
+	Flow   string
+	Stream string
 	// Clock is never nil.
 	Clock Clock
 	// Rates is the rate coordinator; nil in a file without providers.
 	Rates RateApplier
 	// Publisher writes to streams of the flow's bus, by full stream key.
 	Publisher message.Publisher
+	// Limiters makes what throttle stages take their tokens from; nil where there is none.
+	Limiters Limiters
+	// Stopping ends when the flow begins to stop: what waits gives up then, and its event
+	// is delivered again. Nil never ends.
+	Stopping context.Context
+	// MaxEventSize is the most bytes an event may have; 0 is event.DefaultMaxSize.
+	MaxEventSize int
 	// Observer counts; never nil.
 	Observer Observer
 	// Logger is never nil.
@@ -141,6 +145,36 @@ type RateApplier interface {
 	// RateState is the provider's present aggregate.
 	RateState(provider string) (RateState, error)
 }
+
+// Limiters makes a Limiter that grants each key rate tokens a second, and up to burst
+// of them at once, and remembers at most keys of them.
+type Limiters func(rate, burst float64, keys int, clock Clock) (Limiter, error)
+
+// Limiter is a set of token buckets by key, as throttle sees it. It is safe for
+// concurrent use.
+type Limiter interface {
+	// Take takes a token of the key's bucket and returns 0, or takes none and returns
+	// how long it will be until there is one.
+	Take(key string) time.Duration
+}
+
+// Publication is a stream that a stage or a flow publishes to.
+type Publication struct {
+	// Topic is the stream without namespace, Key its full key.
+	Topic, Key string
+	// Label says when, for people; empty is always.
+	Label string
+	// Always is true when every event that comes so far is published.
+	Always bool
+}
+
+// Publishes is implemented by a Config whose stage publishes. It is asked after
+// Validate.
+type Publishes interface{ Publications() []Publication }
+
+// Stops is implemented by a Config whose stage can end an event's way through the
+// flow with success.
+type Stops interface{ Stops() bool }
 
 // Observer counts what stages do. Implementations are safe for concurrent use.
 type Observer interface {

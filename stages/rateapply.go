@@ -65,14 +65,6 @@ func (c *RateApplyConfig) Fields() flows.Fields {
 // NeedsProviders implements NeedsProviders.
 func (c *RateApplyConfig) NeedsProviders() bool { return true }
 
-// Publishes implements Publishes.
-func (c *RateApplyConfig) Publishes() []string {
-	if c.Publish == "" {
-		return nil
-	}
-	return []string{c.key}
-}
-
 // Validate implements Config.
 func (c *RateApplyConfig) Validate(s Scope, d *flows.Diagnostics) {
 	if c.Publish == "" && c.PublishKey != "" {
@@ -86,6 +78,14 @@ func (c *RateApplyConfig) Validate(s Scope, d *flows.Diagnostics) {
 	if !slices.Contains(s.Before, "handle") {
 		d.Errorf(s.Pos, "%s: a handle stage must stand before it, to decide what to apply", s.Where())
 	}
+}
+
+// Publications implements Publishes.
+func (c *RateApplyConfig) Publications() []Publication {
+	if c.Publish == "" {
+		return nil
+	}
+	return []Publication{{Topic: c.Publish, Key: c.key, Label: "when: " + c.When, Always: c.When == whenAlways}}
 }
 
 // Build implements Config.

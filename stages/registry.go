@@ -28,6 +28,13 @@ func Builtin() *Registry {
 	r.mustAdd(dedupeKind())
 	r.mustAdd(r.handleKind())
 	r.mustAdd(rateApplyKind())
+	r.mustAdd(filterKind())
+	r.mustAdd(mapKind())
+	r.mustAdd(routeKind())
+	r.mustAdd(tapKind())
+	r.mustAdd(throttleKind())
+	r.mustAdd(delayKind())
+	r.mustAdd(timeoutKind())
 	r.handlers = map[string]Handler{"feedback": handleFeedback}
 	return r
 }

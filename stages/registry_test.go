@@ -105,7 +105,7 @@ func TestResolveReportsEveryStage(t *testing.T) {
 	text := d.String()
 	for _, want := range []string{
 		`flows.yaml:8:9: flow "feedback": stage 1: unknown stage "valdate" (did you mean "validate"?); ` +
-			`known: dedupe, handle, rate-apply, validate`,
+			`known: dedupe, delay, filter, handle, map, rate-apply, route, tap, throttle, timeout, validate`,
 		`flow "feedback": stage 2 (dedupe): unknown field "tll" (did you mean "ttl"?)`,
 		`flow "feedback": stage 3 (handle): with:`,
 	} {

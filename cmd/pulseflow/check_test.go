@@ -222,6 +222,11 @@ func TestEveryWarningCode(t *testing.T) {
     from: {stream: other.feedback}
     stages: [handle: {with: feedback, policy: {soft: 0.25}}]
 `,
+		"flow-loop": `version: 1
+flows:
+  there: {from: {stream: a}, stages: [dedupe], to: {stream: b}}
+  back: {from: {stream: b}, stages: [{filter: {when: key != "x"}}], to: {stream: a}}
+`,
 		"retry-longer-than-idle": minimal + "    retry: {max: 10, max_interval: 20s, multiplier: 10}\n" + redis,
 	} {
 		status, _, errs := invoke(t, nil, "", "check", writeFile(t, text))
@@ -229,8 +234,8 @@ func TestEveryWarningCode(t *testing.T) {
 			t.Errorf("%s: status %d\n%s", code, status, errs)
 		}
 	}
-	if n := len(warnings()); n != 5 {
-		t.Errorf("%d codes, and a test for 5", n)
+	if n := len(warnings()); n != 6 {
+		t.Errorf("%d codes, and a test for 6", n)
 	}
 	t.Chdir(filepath.Join("..", ".."))
 	for _, backend := range []string{"inmem", "redis"} {

@@ -143,20 +143,33 @@ func (g *graph) flow(plan *router.Plan, index int, providers map[string]string) 
 			if provider != "" {
 				effects = append(effects, edge{from: step.id, to: provider, label: "adjusts"})
 			}
-			if c.Publish != "" {
-				to := g.stream(c.Publish, plan.File.StreamKey(c.Publish, c.PublishKey))
-				effects = append(effects, edge{from: step.id, to: to, label: "publishes, when: " + c.When})
+		}
+		if c, ok := s.Config.(stages.Publishes); ok {
+			for _, out := range c.Publications() {
+				effects = append(effects, g.publication(step.id, out))
 			}
 		}
 		box.stages = append(box.stages, step)
 		g.edges = append(g.edges, edge{from: from, to: step.id, label: label})
 		from, label = step.id, ""
 	}
+	if p.To.Key != "" {
+		effects = append(effects, g.publication(from, p.To))
+	}
 	g.flows = append(g.flows, box)
 	g.edges = append(g.edges, effects...)
 	g.edges = append(g.edges, edge{
 		from: id, to: g.stream(p.DeadLetterTopic, p.DeadLetterKey), label: failure(p.Retry.Max), failure: true, flow: index,
 	})
+}
+
+// publication is the edge to a stream that something publishes to.
+func (g *graph) publication(from string, out stages.Publication) edge {
+	label := "publishes"
+	if out.Label != "" {
+		label += ", " + out.Label
+	}
+	return edge{from: from, to: g.stream(out.Topic, out.Key), label: label}
 }
 
 // failure says when an event becomes a dead letter.

@@ -120,6 +120,9 @@ func schemaCannotSee() map[string]string {
 		"provider_ramp_short":       magnitude,
 		"provider_breaker_idle":     keys,
 		"provider_silence_idle":     keys,
+		"flow_to_loop":              parts,
+		"flow_to_key_alone":         keys,
+		"flow_to_empty":             keys,
 
 		"provider_duplicate": environment, // the second one's name is a variable
 		"stage_unusable":     environment, // and a tag

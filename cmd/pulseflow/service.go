@@ -63,7 +63,8 @@ func newService(plan *router.Plan, log *slog.Logger) (s *service, err error) {
 	}
 	deps := router.Deps{
 		Observer: watch, Logger: log,
-		Observe: func(flow, topic string) router.FlowObserver { return watch.Flow(flow, topic) },
+		Limiters: adjust.NewLimiter,
+		Observe:  func(flow, topic string) router.FlowObserver { return watch.Flow(flow, topic) },
 	}
 	if s.rates != nil {
 		deps.Rates = s.rates
@@ -192,6 +193,9 @@ func (s *service) summary(w io.Writer, took time.Duration) {
 	fmt.Fprintf(w, "\nsummary after %s\n", took.Round(time.Millisecond))
 	for _, f := range s.router.Status() {
 		fmt.Fprintf(w, "  flow %-12s %d success, %d duplicate, %d error", f.Name, f.Success, f.Duplicate, f.Error)
+		if f.Filtered > 0 {
+			fmt.Fprintf(w, ", %d filtered", f.Filtered)
+		}
 		switch {
 		case f.State == router.StateDisabled:
 			fmt.Fprintf(w, " (%s)", f.Reason)

@@ -29,6 +29,7 @@ func warnings() []warning {
 		{stages.CodePolicyOrder, "a worse pressure level has the higher scale"},
 		{router.CodeProviderPolicy, "flows give one provider different policies"},
 		{flows.CodeRegistryUnused, "registry.enabled is true, and this version uses no registry"},
+		{router.CodeFlowLoop, "flows publish in a circle, which a stage of theirs may end"},
 		{codeRetryLongerThanIdle, "on Redis, the waits of a flow's retries can exceed bus.redis.max_idle"},
 	}
 }

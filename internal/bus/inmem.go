@@ -20,7 +20,7 @@ import (
 var (
 	// ErrFull is the backpressure of the in-memory bus: a group of the stream
 	// holds as many events as it may. Publishing again later may succeed.
-	ErrFull = errors.New("bus is full")
+	ErrFull error = backpressure{}
 	// ErrClosed is returned once the bus, or the subscription concerned, shuts
 	// down.
 	ErrClosed = errors.New("bus is closed")
@@ -31,6 +31,14 @@ var (
 	// already: its events are not shared among readers.
 	ErrBusy = errors.New("consumer group has a reader already")
 )
+
+// backpressure is the error of a bus that is full. It passes by itself, so it counts
+// as an outage and not as a failed attempt: a flow that publishes to another waits
+// until that has caught up.
+type backpressure struct{}
+
+func (backpressure) Error() string     { return "bus is full" }
+func (backpressure) Unavailable() bool { return true }
 
 // Where a new consumer group starts to read.
 const (

@@ -106,7 +106,7 @@ func (m *Metrics) Flow(flow, topic string) *FlowMetrics {
 // The label values of pulse_consume_total, docs/contract.md §7.
 var (
 	tracks   = [...]string{"v1", "v2"}
-	outcomes = [...]string{"success", "error", "duplicate"}
+	outcomes = [...]string{"success", "error", "duplicate", "filtered"}
 )
 
 // FlowMetrics are the metrics of one flow, their label values resolved once.

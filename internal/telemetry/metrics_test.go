@@ -36,6 +36,8 @@ pulse_consume_total{outcome="duplicate",stream="telemetry.feedback",track="v1"} 
 pulse_consume_total{outcome="duplicate",stream="telemetry.feedback",track="v2"} 1
 pulse_consume_total{outcome="error",stream="telemetry.feedback",track="v1"} 0
 pulse_consume_total{outcome="error",stream="telemetry.feedback",track="v2"} 0
+pulse_consume_total{outcome="filtered",stream="telemetry.feedback",track="v1"} 0
+pulse_consume_total{outcome="filtered",stream="telemetry.feedback",track="v2"} 0
 pulse_consume_total{outcome="success",stream="telemetry.feedback",track="v1"} 2
 pulse_consume_total{outcome="success",stream="telemetry.feedback",track="v2"} 0
 # HELP pulse_lag_ms Milliseconds between the newest event's envelope ts and its arrival.

@@ -1,0 +1,94 @@
+package router
+
+import (
+	"strings"
+
+	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/stages"
+)
+
+// CodeFlowLoop is the code of the warning that flows publish in a circle, which only
+// a condition of theirs ends.
+const CodeFlowLoop = "flow-loop"
+
+// checkLoops reports the circles of flows that read what the one before publishes. An
+// event that nothing stops would run in one for ever, which is an error; where a
+// stage may stop it, it is a warning. Dead letters do not count: a flow that reads
+// them to try again is no circle of events that succeed.
+func checkLoops(plan *Plan, d *flows.Diagnostics) {
+	c := circles{plan: plan, diags: d, state: make([]uint8, len(plan.Flows))}
+	for i := range plan.Flows {
+		c.visit(i)
+	}
+}
+
+// circles walks the flows depth first.
+type circles struct {
+	plan  *Plan
+	diags *flows.Diagnostics
+	state []uint8 // 0 not seen, 1 on the path, 2 done
+	path  []step
+}
+
+// step is a flow and what it publishes on the way to the next.
+type step struct {
+	flow int
+	out  stages.Publication
+}
+
+func (c *circles) visit(i int) {
+	if c.state[i] == 2 || !c.plan.File.Flows[i].Enabled {
+		return
+	}
+	c.state[i] = 1
+	for _, out := range c.plan.Flows[i].Publications {
+		if out.Key == c.plan.Flows[i].StreamKey {
+			continue // its own diagnostic
+		}
+		for j := range c.plan.Flows {
+			if c.plan.Flows[j].StreamKey != out.Key || !c.plan.File.Flows[j].Enabled {
+				continue
+			}
+			c.path = append(c.path, step{i, out})
+			if c.state[j] == 1 {
+				c.report(j)
+			} else {
+				c.visit(j)
+			}
+			c.path = c.path[:len(c.path)-1]
+		}
+	}
+	c.state[i] = 2
+}
+
+// report tells of the circle that ends at the flow first, which is on the path.
+func (c *circles) report(first int) {
+	start := 0
+	for c.path[start].flow != first {
+		start++
+	}
+	var way strings.Builder
+	ends := false
+	for _, s := range c.path[start:] {
+		p := c.plan.Flows[s.flow]
+		way.WriteString(p.Name + " -> " + s.out.Topic + " -> ")
+		ends = ends || !s.out.Always || p.stops()
+	}
+	way.WriteString(c.plan.Flows[first].Name)
+	pos := c.plan.File.Flows[first].Pos
+	if ends {
+		c.diags.Warnf(pos, CodeFlowLoop, "flows publish in a circle: %s: an event runs in it until a stage stops it", &way)
+		return
+	}
+	c.diags.Errorf(pos, "flows publish in a circle: %s: each event would run in it for ever", &way)
+}
+
+// stops reports whether a stage of the flow may end an event's way.
+func (p FlowPlan) stops() bool {
+	for _, s := range p.Stages {
+		if st, ok := s.Config.(stages.Stops); ok && st.Stops() {
+			return true
+		}
+	}
+	return false
+}

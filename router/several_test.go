@@ -1,0 +1,277 @@
+package router_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/mjdevaccount/pulseflow/event"
+	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/router"
+	"github.com/mjdevaccount/pulseflow/stages"
+)
+
+// seen collects the events that reach the handler test of a flow, by their flow.
+type seen struct {
+	mu     sync.Mutex
+	events map[string][]*event.Event
+}
+
+func (s *seen) handle(_ context.Context, d *stages.Delivery, _ stages.HandleConfig, deps stages.Deps) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.events == nil {
+		s.events = make(map[string][]*event.Event)
+	}
+	s.events[deps.Flow] = append(s.events[deps.Flow], d.Event)
+	return nil
+}
+
+func (s *seen) of(flow string) []*event.Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.events[flow]
+}
+
+// Two groups on one stream each get every event; a chain hands the changed event on;
+// a dead letter keeps what was received.
+func TestFanOutAndChain(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, l *line) {
+		var got seen
+		r := start(t, l, `
+version: 1
+flows:
+  first:
+    from: {stream: telemetry.feedback}
+    stages:
+      - dedupe
+      - filter: {when: payload.level != "ok"}
+      - map: {set: {used: payload.queue_size / payload.capacity}, schema: queue.Used}
+    to: {stream: queue.used}
+  beside:
+    from: {stream: telemetry.feedback, group: audit}
+    stages: [{handle: {with: test}}]
+  second:
+    from: {stream: queue.used}
+    stages: [dedupe, {handle: {with: test}}]
+`, got.handle, nil)
+		for i, level := range []string{"soft", "ok", "hard", "soft"} {
+			r.put(fmt.Sprintf("7-%d", i), feedback("bars_1", level, i))
+		}
+		r.eventually("the events of both groups and of the chain", func() bool {
+			return len(got.of("beside")) == 4 && len(got.of("second")) == 3
+		})
+		e := got.of("second")[0]
+		if e.Schema != "queue.Used" || !strings.Contains(string(e.Payload), `"used": 0.7`) || e.Key != "bars_1" || e.CheckHash() != nil ||
+			!strings.HasPrefix(e.ID, "telemetry.feedback/7-") {
+			t.Errorf("the chain got %s as %q", e.Data, e.ID)
+		}
+		r.eventually("the outcomes", func() bool { return r.count.of("filtered") == 1 && r.count.of("success") == 10 })
+		for _, s := range r.router.Status() {
+			if s.Name == "first" && (s.Filtered != 1 || s.Success != 3 || s.To != "mdp:mdp.queue.used") {
+				t.Errorf("status %+v", s)
+			}
+		}
+	})
+}
+
+// An event that is published and then fails is published again, and is one event to
+// a dedupe downstream.
+func TestWhatIsPublishedTwiceIsOneEvent(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, l *line) {
+		var got seen
+		var runs atomic.Int64
+		r := start(t, l, `
+version: 1
+flows:
+  first:
+    from: {stream: telemetry.feedback}
+    stages: [{route: {to: {queue.used: true}}}, {handle: {with: test}}]
+    retry: {max: 3, initial: 1ms, max_interval: 2ms}
+  second:
+    from: {stream: queue.used}
+    stages: [dedupe, {handle: {with: test}}]
+`, func(ctx context.Context, d *stages.Delivery, c stages.HandleConfig, deps stages.Deps) error {
+			if deps.Flow == "first" && runs.Add(1) == 1 {
+				return errors.New("once")
+			}
+			return got.handle(ctx, d, c, deps)
+		}, nil)
+		r.put("7-1", feedback("bars_1", "soft", 0))
+		r.eventually("the duplicate", func() bool { return r.count.of("duplicate") == 1 })
+		if n := len(got.of("second")); n != 1 {
+			t.Errorf("%d events downstream, want 1", n)
+		}
+	})
+}
+
+// refusing fails the first publications to a stream.
+type refusing struct {
+	router.Transport
+	stream string
+	left   atomic.Int64
+	err    error
+}
+
+func (b *refusing) Publisher() message.Publisher {
+	return refusingPublisher{b.Transport.Publisher(), b}
+}
+
+type refusingPublisher struct {
+	message.Publisher
+	by *refusing
+}
+
+func (p refusingPublisher) Publish(stream string, msgs ...*message.Message) error {
+	if stream == p.by.stream && p.by.left.Add(-1) >= 0 {
+		return p.by.err
+	}
+	return p.Publisher.Publish(stream, msgs...)
+}
+
+// A publication that fails is retried and dead-lettered like any failure; while the
+// bus is unavailable it waits.
+func TestToThatFails(t *testing.T) {
+	const src = `
+version: 1
+flows:
+  first:
+    from: {stream: telemetry.feedback}
+    stages: [{map: {set: {x: 1}}}]
+    to: {stream: queue.used}
+    retry: {max: 3, initial: 1ms, max_interval: 2ms}
+`
+	for name, tt := range map[string]struct {
+		times int64
+		err   error
+		want  string
+	}{
+		"passes":      {2, errors.New("no"), "success"},
+		"stays":       {100, errors.New("no"), "error"},
+		"unavailable": {40, outage{errors.New("no")}, "success"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBothBuses(t, func(t *testing.T, l *line) {
+				broken := &refusing{Transport: l.transport, stream: "mdp:mdp.queue.used", err: tt.err}
+				broken.left.Store(tt.times)
+				r := start(t, l, src, nil, func(router.Transport) router.Transport { return broken })
+				data := feedback("bars_1", "soft", 0)
+				r.put("7-1", data)
+				r.settled(1)
+				if r.count.of(tt.want) != 1 {
+					t.Errorf("counts %v, want %s", r.count.counts, tt.want)
+				}
+				letters := r.letters()
+				if tt.want == "success" {
+					if len(letters) != 0 || r.count.of("published success") != 1 {
+						t.Errorf("dead letters %v, counts %v", letters, r.count.counts)
+					}
+					return
+				}
+				if len(letters) != 1 || letters[0]["data"] != data || letters[0]["stage"] != "to" || letters[0]["attempts"] != "4" {
+					t.Errorf("dead letters %v, want one of the entry as it was received", letters)
+				}
+			})
+		})
+	}
+}
+
+// The dead letter of an event that a stage has changed is the entry as it came.
+func TestDeadLetterKeepsWhatWasReceived(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, l *line) {
+		r := start(t, l, `
+version: 1
+flows:
+  first:
+    from: {stream: telemetry.feedback}
+    stages: [{map: {payload: "{}", key: '"other"', schema: x.Y}}, {filter: {when: payload.level > 1}}]
+`, nil, nil)
+		data := feedback("bars_1", "soft", 0)
+		r.put("7-1", data)
+		r.settled(1)
+		letters := r.letters()
+		if len(letters) != 1 || letters[0]["data"] != data || letters[0]["original_id"] != "7-1" ||
+			letters[0]["error_kind"] != "expression" || letters[0]["stage"] != "filter" || letters[0]["attempts"] != "1" {
+			t.Errorf("dead letters %v", letters)
+		}
+	})
+}
+
+// A flow whose events all fail, and one that hangs, leave the others alone.
+func TestAFaultInOneFlowLeavesTheOthers(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, l *line) {
+		hang := make(chan struct{})
+		t.Cleanup(func() { close(hang) })
+		var good atomic.Int64
+		r := start(t, l, `
+version: 1
+flows:
+  broken: {from: {stream: telemetry.feedback, group: broken}, stages: [{handle: {with: test}}], retry: {max: 0}}
+  hangs: {from: {stream: telemetry.feedback, group: hangs}, stages: [{handle: {with: test}}], lanes: 1}
+  good: {from: {stream: telemetry.feedback, group: good}, stages: [{handle: {with: test}}]}
+`, func(ctx context.Context, _ *stages.Delivery, _ stages.HandleConfig, deps stages.Deps) error {
+			switch deps.Flow {
+			case "broken":
+				panic("always")
+			case "hangs":
+				select {
+				case <-hang:
+				case <-ctx.Done():
+				}
+			case "good":
+				good.Add(1)
+			}
+			return nil
+		}, nil)
+		for i := range 50 {
+			r.put(fmt.Sprintf("7-%d", i), feedback("bars_1", "soft", i))
+		}
+		r.eventually("the good flow", func() bool { return good.Load() == 50 })
+		r.eventually("the broken flow", func() bool { return r.count.of("error") == 50 })
+	})
+}
+
+func TestLoops(t *testing.T) {
+	flow := func(name, from, stages, to string) string {
+		return fmt.Sprintf("  %s: {from: {stream: %s}, stages: [%s], to: {stream: %s}}\n", name, from, stages, to)
+	}
+	const pass = "{tap: {}}"
+	for name, tt := range map[string]struct{ flows, want string }{
+		"chain": {flow("a", "s1", pass, "s2") + flow("b", "s2", pass, "s3"), ""},
+		"two": {
+			flow("a", "s1", pass, "s2") + flow("b", "s2", pass, "s1"),
+			`flows.yaml:3:3: flows publish in a circle: a -> s2 -> b -> s1 -> a: each event would run in it for ever`,
+		},
+		"three, entered from outside": {
+			flow("in", "s0", pass, "s1") + flow("a", "s1", pass, "s2") + flow("b", "s2", pass, "s3") + flow("c", "s3", pass, "s1"),
+			`flows.yaml:4:3: flows publish in a circle: a -> s2 -> b -> s3 -> c -> s1 -> a: each`,
+		},
+		"filtered": {
+			flow("a", "s1", "{filter: {when: true}}", "s2") + flow("b", "s2", pass, "s1"),
+			`flows.yaml:3:3: warning: flows publish in a circle: a -> s2 -> b -> s1 -> a: an event runs in it until a stage stops ` +
+				`it [flow-loop]`,
+		},
+		"routed": {
+			flow("a", "s1", `{route: {to: {s2: key == \"x\"}}}`, "s9") + flow("b", "s2", pass, "s1"), `[flow-loop]`,
+		},
+		"switched off": {
+			flow("a", "s1", pass, "s2") + "  b: {enabled: false, from: {stream: s2}, stages: [dedupe], to: {stream: s1}}\n", "",
+		},
+	} {
+		src := "version: 1\nflows:\n" + strings.ReplaceAll(tt.flows, `key == \"x\"`, "deliveries > 1")
+		f, d := flows.Parse("flows.yaml", []byte(src), nil)
+		if d.HasErrors() {
+			t.Fatal(d)
+		}
+		_, d = router.NewPlan(f, stages.Builtin())
+		if tt.want == "" && len(d) > 0 || !strings.Contains(d.String(), tt.want) {
+			t.Errorf("%s: diagnostics\n%s\nwant %q", name, d, tt.want)
+		}
+	}
+}
