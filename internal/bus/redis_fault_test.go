@@ -496,6 +496,46 @@ func TestRedisBoundsWhatIsInFlight(t *testing.T) {
 	until(t, "all are handled", func() bool { return seen.distinct() == 1000 && pending(t, client) == 0 })
 }
 
+// Large entries are read few at a time, and no more of them are taken than fit in memory.
+func TestRedisBoundsBytesInFlight(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	client := srv.Client(t)
+	large := make([]byte, 1<<20)
+	const n = 150
+	for range n {
+		if err := client.XAdd(t.Context(), &redis.XAddArgs{Stream: testStream, Values: []any{fieldData, large}}).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, seen := newRig(t, srv.URL(), func(c *RedisConfig) { c.Batch = 20 }), newTally()
+	hold := make(chan struct{})
+	r.subscribe(t, StartOldest, 8, seen.handle(func(*event.Event) bool {
+		<-hold
+		return true
+	}))
+	until(t, "no more is taken", func() bool { return pending(t, client) >= flightBytes>>20 })
+	time.Sleep(100 * time.Millisecond)
+	// A reply was on its way when the limit was reached.
+	if got := pending(t, client); got > flightBytes>>20+replyBytes>>20 {
+		t.Errorf("%d MiB taken, want at most %d and a reply", got, flightBytes>>20)
+	}
+	close(hold)
+	until(t, "all are handled", func() bool { return seen.distinct() == n && pending(t, client) == 0 })
+	if got := r.count.get(&r.count.readings); got < 8 {
+		t.Errorf("%d readings of %d MiB, want replies of about %d", got, n, replyBytes>>20)
+	}
+	sub, err := r.subscription()
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "nothing is in flight", func() bool {
+		sub.flight.mu.Lock()
+		defer sub.flight.mu.Unlock()
+		return sub.flight.bytes == 0 && len(sub.flight.entries) == 0
+	})
+}
+
 func TestRedisConnections(t *testing.T) {
 	t.Parallel()
 	for name, opt := range map[string]redistest.Option{

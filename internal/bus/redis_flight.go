@@ -15,6 +15,7 @@ const roomWait = 5 * time.Millisecond
 type flight struct {
 	mu      sync.Mutex
 	max     int
+	bytes   int // of what is in flight
 	entries map[streamID]flown
 	holds   int           // readers are kept waiting while it is not zero
 	changed chan struct{} // closed and replaced whenever entries leave or a hold ends
@@ -24,19 +25,26 @@ type flight struct {
 type flown struct {
 	since   time.Time // dispatched
 	touched time.Time // Redis last heard that it is being handled
+	size    int       // of its data, in bytes
 }
+
+// flightBytes is how much data may be in flight before nothing more is taken: so many entries of 1 MiB need less memory
+// than max_in_flight would allow. An entry that is larger flies alone.
+const flightBytes = 128 << 20
 
 func newFlight(limit int) *flight {
 	return &flight{max: limit, entries: make(map[streamID]flown, limit), changed: make(chan struct{})}
 }
 
-// add takes entries in and returns how many are in flight then. fresh tells which of them were not already.
-func (f *flight) add(ids []streamID, now time.Time, fresh []bool) int {
+// add takes entries, with their IDs, in and returns how many are in flight then. fresh tells which of them were not already.
+func (f *flight) add(ids []streamID, events []delivery, now time.Time, fresh []bool) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i, id := range ids {
 		if _, ok := f.entries[id]; !ok {
-			f.entries[id] = flown{since: now, touched: now}
+			size := len(events[i].event.Data)
+			f.entries[id] = flown{since: now, touched: now, size: size}
+			f.bytes += size
 			fresh[i] = true
 		}
 	}
@@ -50,7 +58,9 @@ func (f *flight) remove(ids []streamID) (since []time.Time, left int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i, id := range ids {
-		since[i] = f.entries[id].since
+		e := f.entries[id]
+		since[i] = e.since
+		f.bytes -= e.size
 		delete(f.entries, id)
 	}
 	f.signal()
@@ -82,7 +92,7 @@ func (f *flight) room(ctx context.Context, want int) int {
 	for {
 		f.mu.Lock()
 		free, changed := f.max-len(f.entries), f.changed
-		if f.holds > 0 {
+		if f.holds > 0 || f.bytes >= flightBytes {
 			free = 0
 		}
 		f.mu.Unlock()

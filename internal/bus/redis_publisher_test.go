@@ -275,7 +275,11 @@ func TestRedisPutNewestAndGroupInfo(t *testing.T) {
 		t.Errorf("oldest pending %v", info.OldestPending)
 	}
 	info.OldestPending = 0
-	if diff := cmp.Diff(GroupInfo{Lag: 3, Pending: 2, Consumers: 1}, info); diff != "" {
+	behind := int64(3)
+	if client.XInfoStream(ctx, testStream).Val().EntriesAdded == 0 {
+		behind = -1 // Redis 6.2 does not count
+	}
+	if diff := cmp.Diff(GroupInfo{Lag: behind, Pending: 2, Consumers: 1}, info); diff != "" {
 		t.Errorf("info (-want +got):\n%s", diff)
 	}
 }

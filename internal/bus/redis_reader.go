@@ -93,7 +93,7 @@ func (s *subscription) readOwn(ctx context.Context) error {
 func (s *subscription) readNew(ctx context.Context) error {
 	cfg := s.redis.cfg
 	for {
-		n := s.flight.room(ctx, cfg.Batch)
+		n := s.flight.room(ctx, s.batch())
 		if n == 0 {
 			return ctx.Err()
 		}
@@ -109,6 +109,17 @@ func (s *subscription) readNew(ctx context.Context) error {
 			s.dispatch(events)
 		}
 	}
+}
+
+// replyBytes is about how large a reply should be at most.
+const replyBytes = 16 << 20
+
+// batch is how many entries the next read asks for: fewer than Batch when they are large.
+func (s *subscription) batch() int {
+	if s.size == 0 {
+		return s.redis.cfg.Batch
+	}
+	return min(s.redis.cfg.Batch, max(1, replyBytes/s.size))
 }
 
 // readBatch waits for new entries and decodes them; none when there are none for a while.
@@ -128,6 +139,9 @@ func (s *subscription) readBatch(ctx context.Context, n int) ([]delivery, error)
 	err = readEntries(s.buffer.Bytes(), func(e *replyEntry) {
 		events = append(events, s.decodeReply(e))
 	})
+	if len(events) > 0 {
+		s.size = len(s.buffer.Bytes()) / len(events)
+	}
 	return events, describe("XREADGROUP", s.stream, err)
 }
 

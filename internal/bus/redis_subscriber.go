@@ -112,6 +112,7 @@ type subscription struct {
 	keeper   *keeper
 	reads    redis.UniversalClient // has the connection that blocks
 	buffer   replyBuffer           // of the reader: the last reply
+	size     int                   // of the reader: of an entry, by the last reply; 0 = unknown
 	decoder  event.Decoder
 
 	gate   sync.RWMutex // held to dispatch, and locked to end that
@@ -311,7 +312,7 @@ func (s *subscription) dispatch(events []delivery) bool {
 	for i, d := range events {
 		ids[i], _ = parseStreamID(d.event.EntryID)
 	}
-	inFlight := s.flight.add(ids, time.Now(), fresh)
+	inFlight := s.flight.add(ids, events, time.Now(), fresh)
 	s.redis.cfg.Observer.InFlight(s.stream, s.group.name, inFlight)
 	some := false
 	for i, d := range events {
