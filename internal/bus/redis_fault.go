@@ -58,8 +58,13 @@ func (o *operation) Unavailable() bool {
 			return true
 		}
 	}
-	var answer redis.Error // the server did answer
-	return !errors.As(o.err, &answer)
+	return !isAnswer(o.err)
+}
+
+// isAnswer reports whether err is what the server answered.
+func isAnswer(err error) bool {
+	var answer redis.Error
+	return errors.As(err, &answer)
 }
 
 // describe says in one line what is wrong with a command on a key, in the words of whoever has to mend it. It returns
