@@ -130,6 +130,13 @@ type RateApplier interface {
 	RateState(provider string) (RateState, error)
 }
 
+// RateFollowing is implemented by a RateApplier whose state others change too.
+type RateFollowing interface {
+	// Follow makes f be called after others have changed a provider's state, and again
+	// some time after it returned an error.
+	Follow(f func(provider string) error)
+}
+
 // Observer counts what stages do. Implementations are safe for concurrent use.
 type Observer interface {
 	// ValidationFailed counts an event that broke schema, by mode strict or warn.

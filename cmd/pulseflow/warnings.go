@@ -28,6 +28,7 @@ func warnings() []warning {
 		{stages.CodePolicyOrder, "a worse pressure level has the higher scale"},
 		{flows.CodeRegistryUnused, "registry.enabled is true, and this version uses no registry"},
 		{codeRetryLongerThanIdle, "on Redis, the waits of a flow's retries can exceed bus.redis.max_idle"},
+		{codeRatesNotShared, "on Redis, rates.share is off, so the processes of a group come to different rates"},
 	}
 }
 

@@ -1,6 +1,7 @@
 package adjust
 
 import (
+	"context"
 	"time"
 
 	"github.com/mjdevaccount/pulseflow/internal/telemetry"
@@ -33,6 +34,8 @@ type ProviderStatus struct {
 	Granted       uint64  `json:"granted"`
 	Denied        uint64  `json:"denied"`
 	Stale         uint64  `json:"stale"`
+	// OnHold says that nothing is granted before the levels have been restored.
+	OnHold bool `json:"on_hold,omitempty"`
 	// Since is the time of the event that holds the level, absent before the first;
 	// AgeSeconds its age.
 	Since        *time.Time          `json:"since,omitempty"`
@@ -75,7 +78,7 @@ func (a *Applier) Status() []ProviderStatus {
 		list[i] = ProviderStatus{
 			Provider: s.Provider, Level: s.Level.String(), Scale: s.Scale, EffectiveRate: s.EffectiveRate,
 			Tokens: s.Tokens, Waiters: s.Waiters, Granted: s.Granted, Denied: s.Denied, Stale: s.Stale,
-			RampTarget: s.RampTarget, AgeSeconds: s.Age.Seconds(),
+			OnHold: s.OnHold, RampTarget: s.RampTarget, AgeSeconds: s.Age.Seconds(),
 			Breaker: BreakerStatus{
 				State: s.Breaker.State.String(), Failures: s.Breaker.Failures,
 				RetryAfterSeconds: s.Breaker.RetryAfter.Seconds(),
@@ -99,8 +102,29 @@ func (a *Applier) Status() []ProviderStatus {
 	return list
 }
 
-// Forget releases the level a coordinator holds and reports whether it held one. The
-// error says that there is no such provider.
+// forgetTime bounds how long Forget waits for other processes to be told.
+const forgetTime = 2 * time.Second
+
+// Forget releases the level a coordinator holds, in every process that shares the
+// levels, and reports whether it held one. The error says that there is no such
+// provider. Where the others cannot be told now, they are told later.
 func (a *Applier) Forget(provider, coordinator string) (bool, error) {
-	return a.coordinator.Forget(provider, coordinator)
+	held, err := a.coordinator.Forget(provider, coordinator)
+	if err != nil || a.share == nil {
+		return held, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), forgetTime)
+	defer cancel()
+	if !held { // another process may know it, and not have told this one yet
+		if err := a.share.look(ctx); err == nil {
+			held, err = a.coordinator.Forget(provider, coordinator)
+			if err != nil {
+				return held, err
+			}
+		}
+	}
+	if err := a.share.commit(ctx); err != nil {
+		a.log.Warn("coordinator forgotten here, and not shared yet", "provider", provider, "err", err)
+	}
+	return held, nil
 }

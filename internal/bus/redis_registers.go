@@ -91,8 +91,7 @@ func (r *RedisRegisters) Versions(ctx context.Context, keys []string) (epochs []
 			return nil, nil, describeRegisters("HMGET", keys[i], err)
 		}
 		epochs[i], _ = values[0].(string)
-		version, _ := values[1].(string)
-		versions[i], _ = strconv.ParseInt(version, 10, 64)
+		versions[i] = number(values[1])
 	}
 	return epochs, versions, nil
 }
@@ -111,13 +110,17 @@ func (r *RedisRegisters) Read(ctx context.Context, key string) (registers map[st
 			registers[name] = value
 		}
 	}
-	version, _ = strconv.ParseInt(fields[fieldVersion], 10, 64)
-	return registers, fields[fieldEpoch], version, nil
+	return registers, fields[fieldEpoch], number(fields[fieldVersion]), nil
 }
 
 // Raise sets each register of values to its value unless it holds a greater one, and deletes those of drop that hold
 // the value given. All values are digits, size of them. It makes the hash when there is none.
-func (r *RedisRegisters) Raise(ctx context.Context, key string, size int, values, drop map[string]string) (result RaisedRegisters, err error) {
+//
+// It returns the registers that hold more than was given, and the hash's epoch and versions before and after, which are
+// the same when nothing changed.
+func (r *RedisRegisters) Raise(ctx context.Context, key string, size int, values, drop map[string]string) (
+	more map[string]string, epoch string, before, after int64, err error,
+) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	args := make([]any, 0, 3+2*len(values)+2*len(drop))
@@ -129,33 +132,28 @@ func (r *RedisRegisters) Raise(ctx context.Context, key string, size int, values
 	}
 	reply, err := r.raise.Run(ctx, r.client, []string{key}, args...).Slice()
 	if err != nil {
-		return RaisedRegisters{}, describeRegisters("EVALSHA", key, err)
+		return nil, "", 0, 0, describeRegisters("EVALSHA", key, err)
 	}
 	if len(reply) != 4 {
-		return RaisedRegisters{}, fmt.Errorf("redis: raise registers of %q: %d values in the reply", key, len(reply))
+		return nil, "", 0, 0, fmt.Errorf("redis: raise registers of %q: %d values in the reply", key, len(reply))
 	}
-	more, _ := reply[3].([]any)
-	result = RaisedRegisters{More: make(map[string]string, len(more)/2)}
-	result.Epoch, _ = reply[0].(string)
-	before, _ := reply[1].(string)
-	after, _ := reply[2].(string)
-	result.Before, _ = strconv.ParseInt(before, 10, 64)
-	result.After, _ = strconv.ParseInt(after, 10, 64)
-	for i := 0; i+1 < len(more); i += 2 {
-		name, _ := more[i].(string)
-		value, _ := more[i+1].(string)
-		result.More[strings.TrimPrefix(name, registerPrefix)] = value
+	epoch, _ = reply[0].(string)
+	before, after = number(reply[1]), number(reply[2])
+	pairs, _ := reply[3].([]any)
+	more = make(map[string]string, len(pairs)/2)
+	for i := 0; i+1 < len(pairs); i += 2 {
+		name, _ := pairs[i].(string)
+		value, _ := pairs[i+1].(string)
+		more[strings.TrimPrefix(name, registerPrefix)] = value
 	}
-	return result, nil
+	return more, epoch, before, after, nil
 }
 
-// RaisedRegisters is what Raise has found and done.
-type RaisedRegisters struct {
-	Epoch string
-	// Before and After are the hash's versions; the same when nothing changed.
-	Before, After int64
-	// More has the registers that hold more than was given.
-	More map[string]string
+// number reads a number of a reply, 0 where it is none.
+func number(v any) int64 {
+	text, _ := v.(string)
+	n, _ := strconv.ParseInt(text, 10, 64)
+	return n
 }
 
 // Check asks for every permission that the registers of the hashes need and returns an error that names those that

@@ -53,7 +53,8 @@ func (j *journal) drop(d departed, limit int) {
 	}
 }
 
-// takeChanges removes up to n records from the journal and returns them.
+// takeChanges removes up to n records, all when n is negative, from the journal and
+// returns them.
 func (h *holdings) takeChanges(n int) []Record {
 	j := h.journal
 	if j == nil {
@@ -61,14 +62,14 @@ func (h *holdings) takeChanges(n int) []Record {
 	}
 	var list []Record
 	for name := range j.changed {
-		if len(list) == n {
+		if n >= 0 && len(list) == n {
 			return list
 		}
 		delete(j.changed, name)
 		list = append(list, h.record(name))
 	}
 	for name, s := range j.dropped {
-		if len(list) == n {
+		if n >= 0 && len(list) == n {
 			return list
 		}
 		delete(j.dropped, name)

@@ -32,6 +32,13 @@ func (c *Coordinator) Release() {
 	}
 }
 
+// Settle lets folded events take effect now.
+func (c *Coordinator) Settle() {
+	for _, p := range c.providers {
+		p.settle()
+	}
+}
+
 // Journal begins to note what changes, for Changes to return.
 func (c *Coordinator) Journal() {
 	for _, p := range c.providers {
@@ -41,7 +48,7 @@ func (c *Coordinator) Journal() {
 	}
 }
 
-// Changes returns up to n records of a provider that changed since Changes last
+// Changes returns up to n records, all when n is negative, of a provider that changed since Changes last
 // returned them, each with its present content, in any order. Without a Journal
 // there are none. The only error is ErrUnknownProvider.
 func (c *Coordinator) Changes(provider string, n int) ([]Record, error) {
@@ -98,11 +105,12 @@ func (c *Coordinator) Records(provider string) ([]Record, error) {
 // Merge takes in records from outside, as Apply takes in events, and lets them take
 // effect together. A record that says nothing new changes nothing, and a Dropped
 // one nothing at all. Records with an unknown level or without a time are left out.
-// The only error is ErrUnknownProvider.
-func (c *Coordinator) Merge(provider string, records []Record) error {
+// It reports whether the provider's level is another than before. The only error is
+// ErrUnknownProvider.
+func (c *Coordinator) Merge(provider string, records []Record) (changed bool, err error) {
 	p, err := c.provider(provider)
 	if err != nil {
-		return err
+		return false, err
 	}
 	records = slices.DeleteFunc(slices.Clone(records), func(r Record) bool {
 		return r.Dropped || r.Level >= levels || r.Time.IsZero()
@@ -111,8 +119,7 @@ func (c *Coordinator) Merge(provider string, records []Record) error {
 	slices.SortFunc(records, func(a, b Record) int {
 		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Coordinator, b.Coordinator))
 	})
-	p.merge(records)
-	return nil
+	return p.merge(records), nil
 }
 
 func (p *provider) hold() {
@@ -134,12 +141,13 @@ func (p *provider) release() {
 	p.arm(now)
 }
 
-func (p *provider) merge(records []Record) {
+func (p *provider) merge(records []Record) (changed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.clock.Now()
 	at := p.advance(now)
 	defer p.arm(now)
+	before, _ := p.holdings.level()
 	for _, r := range records {
 		r.Time = r.Time.UTC().Round(0)
 		p.holdings.merge(r, now)
@@ -147,6 +155,17 @@ func (p *provider) merge(records []Record) {
 	if p.foldEnd == noAlarm { // else the records take effect with the events that wait
 		p.evaluate(at)
 	}
+	after, _ := p.holdings.level()
+	return after != before
+}
+
+func (p *provider) settle() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.clock.Now()
+	at := p.advance(now)
+	defer p.arm(now)
+	p.evaluate(at)
 }
 
 // folds reports whether an event of time t takes effect later, and sees to it that
