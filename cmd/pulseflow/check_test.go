@@ -218,14 +218,15 @@ func TestEveryWarningCode(t *testing.T) {
 		"dedupe-after-effect": strings.Replace(minimal, "      - dedupe",
 			"      - handle: {with: feedback}\n      - rate-apply\n      - dedupe", 1),
 		"retry-longer-than-idle": minimal + "    retry: {max: 10, max_interval: 20s, multiplier: 10}\n" + redis,
+		"rates-not-shared":       minimal + redis + "rates: {share: false}\n",
 	} {
 		status, _, errs := invoke(t, nil, "", "check", writeFile(t, text))
 		if status != exitOK || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, "["+code+"]") {
 			t.Errorf("%s: status %d\n%s", code, status, errs)
 		}
 	}
-	if n := len(warnings()); n != 4 {
-		t.Errorf("%d codes, and a test for 4", n)
+	if n := len(warnings()); n != 5 {
+		t.Errorf("%d codes, and a test for 5", n)
 	}
 	t.Chdir(filepath.Join("..", ".."))
 	for _, backend := range []string{"inmem", "redis"} {

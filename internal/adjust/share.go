@@ -373,8 +373,11 @@ func (s *share) raise(ctx context.Context, i int, changes []rate.Record) error {
 	if err != nil {
 		return err
 	}
-	if s.seen[i] == (version{epoch, before}) { // nobody else has changed it
-		s.seen[i].number = after
+	switch {
+	case s.seen[i] == version{epoch, before}, s.seen[i].epoch == "" && before == 0:
+		s.seen[i] = version{epoch, after} // nobody else has changed it
+	case s.seen[i].epoch == "":
+		s.seen[i] = version{epoch, -1} // the hash is known now, what is in it is not
 	}
 	records, _ := recordsOf(more)
 	return s.merge(s.providers[i], records)

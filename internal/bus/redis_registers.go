@@ -64,12 +64,11 @@ return {epoch, tostring(before), tostring(after), more}`
 type RedisRegisters struct {
 	client redis.UniversalClient
 	raise  *redis.Script
-	epoch  string
 }
 
 // Registers returns the transport's registers. They work until Close.
 func (r *Redis) Registers() *RedisRegisters {
-	return &RedisRegisters{client: r.client, raise: redis.NewScript(raiseRegisters), epoch: rand.Text()}
+	return &RedisRegisters{client: r.client, raise: redis.NewScript(raiseRegisters)}
 }
 
 // Versions returns the epoch and the version of each hash: another epoch tells that the hash is another than before,
@@ -124,7 +123,7 @@ func (r *RedisRegisters) Raise(ctx context.Context, key string, size int, values
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	args := make([]any, 0, 3+2*len(values)+2*len(drop))
-	args = append(args, r.epoch, size, len(values))
+	args = append(args, rand.Text(), size, len(values))
 	for _, m := range []map[string]string{values, drop} {
 		for name, value := range m {
 			args = append(args, registerPrefix+name, value)
