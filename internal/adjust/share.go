@@ -200,6 +200,8 @@ func (s *share) status() (reason string, restoring bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case !s.restored && !s.gaveUp && s.fault != nil:
+		return fmt.Sprintf("rate levels are being restored: %v", s.fault), true
 	case !s.restored && !s.gaveUp:
 		return "rate levels are being restored", true
 	case !s.restored && s.fault != nil:
