@@ -124,7 +124,8 @@ type RateState struct {
 // RateApplier is the rate coordinator as rate-apply sees it.
 type RateApplier interface {
 	// Apply records the adjustment. Applying one again changes nothing. An error
-	// is permanent for this adjustment (unknown provider, invalid value).
+	// is permanent for this adjustment (unknown provider, invalid value), unless it is
+	// that of ctx.
 	Apply(ctx context.Context, a Adjustment) (RateState, error)
 	// RateState is the provider's present aggregate.
 	RateState(provider string) (RateState, error)

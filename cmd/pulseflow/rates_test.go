@@ -168,7 +168,8 @@ func TestRatesNotShared(t *testing.T) {
 	client := server.Client(t)
 	addAll(t, client, feedbackStream, captured(t, "feedback.jsonl"))
 	p := launch(t, redisEnv(server), "--config", writeFile(t, string(flowsYAML(t))+"\nrates: {share: false}\n"))
-	p.eventually("all to be acknowledged", func() bool { return pending(client, feedbackStream) == 0 })
+	p.eventually("ten successes", func() bool { s, _, _ := p.outcomes(); return s == 10 })
+	p.eventually("ready", p.ready)
 	status, body := p.get("/readyz")
 	if status != 200 || !strings.Contains(body, "rates are not shared") {
 		t.Errorf("readyz %d %s", status, body)

@@ -386,7 +386,9 @@ func TestCommitFolds(t *testing.T) {
 			for _, prefix := range []string{"cmdstat_eval:calls=", "cmdstat_evalsha:calls="} {
 				if rest, ok := strings.CutPrefix(line, prefix); ok {
 					var calls int
-					fmt.Sscanf(rest, "%d", &calls)
+					if _, err := fmt.Sscanf(rest, "%d", &calls); err != nil {
+						t.Fatal(err)
+					}
 					n += calls
 				}
 			}
