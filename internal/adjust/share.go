@@ -107,7 +107,15 @@ func (s *share) close(ctx context.Context) error {
 	s.coordinator.Settle()
 	err := s.commit(ctx)
 	s.cancel()
-	s.done.Wait()
+	ended := make(chan struct{})
+	go func() {
+		s.done.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done(): // a call that hangs ends by its own limit
+	}
 	return err
 }
 
@@ -204,7 +212,9 @@ func (s *share) status() (reason string, restoring bool) {
 		return fmt.Sprintf("rate levels are being restored: %v", s.fault), true
 	case !s.restored && !s.gaveUp:
 		return "rate levels are being restored", true
-	case !s.restored && s.fault != nil:
+	case !s.restored && s.fault == nil:
+		return "rate levels not restored: providers go on as if none was under pressure: no answer yet", false
+	case !s.restored:
 		return fmt.Sprintf("rate levels not restored: providers go on as if none was under pressure: %v", s.fault), false
 	case s.fault != nil:
 		return fmt.Sprintf("rate levels not shared with other processes: %v", s.fault), false

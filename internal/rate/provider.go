@@ -176,11 +176,7 @@ func (p *provider) tryAcquire(n int) (bool, time.Duration, error) {
 		return true, 0, nil
 	}
 	p.denied++
-	wait := p.wait(p.demand + uint64(n))
-	if p.onHold {
-		wait = max(wait, heldRetry)
-	}
-	return false, wait, nil
+	return false, p.wait(p.demand + uint64(n)), nil
 }
 
 // refusal returns why calls are refused now, nil when they are not. Of two
@@ -423,6 +419,9 @@ func (p *provider) wait(tokens uint64) time.Duration {
 		b.setRate(r.rate)
 	}
 	wait, passed := b.wait(tokens), b.at-p.bucket.at
+	if p.onHold {
+		wait = max(wait, heldRetry)
+	}
 	if wait > Never-passed {
 		return Never
 	}
