@@ -7,6 +7,7 @@ import (
 
 	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/internal/adjust"
+	"github.com/mjdevaccount/pulseflow/internal/telemetry"
 	"github.com/mjdevaccount/pulseflow/router"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
@@ -49,7 +50,12 @@ func newRates(plan *router.Plan, b backend, s *service) (*adjust.Applier, error)
 		}
 		options = append(options, adjust.WithFile(path))
 	}
-	return adjust.New(file.Providers, s.log, options...)
+	a, err := adjust.New(file.Providers, s.log, options...)
+	if err != nil || a == nil || !a.Keeps() {
+		return a, err
+	}
+	err = telemetry.RegisterLevelsKept(s.metrics, func() bool { reason, _ := a.Fault(); return reason == "" })
+	return a, err
 }
 
 // policies are those of the flows that feed each provider, of several the first's.

@@ -145,6 +145,9 @@ func TestRatesWithoutPermission(t *testing.T) {
 		return status == 503 && strings.Contains(body, `the user may not access the key \"`+ibkrRates) && strings.Contains(body, `"degraded"`)
 	})
 	p.eventually("the events to take effect", func() bool { return p.metric("pipeline_backpressure_state") == 2 })
+	if v := p.metric("pulseflow_rate_levels_kept"); v != 0 {
+		t.Errorf("the metric says they are shared: %v", v)
+	}
 	if n := pending(client, feedbackStream); n != 10 {
 		t.Errorf("%d pending, want all 10", n)
 	}
@@ -155,6 +158,9 @@ func TestRatesWithoutPermission(t *testing.T) {
 	p.eventually("all to be acknowledged", func() bool { return pending(client, feedbackStream) == 0 })
 	if n := client.XLen(ctx, feedbackStream+".dlq").Val(); n != 0 {
 		t.Errorf("%d dead letters", n)
+	}
+	if v := p.metric("pulseflow_rate_levels_kept"); v != 1 {
+		t.Errorf("the metric says they are not shared: %v", v)
 	}
 	if n := client.HLen(ctx, ibkrRates).Val(); n < 4 {
 		t.Errorf("%d fields shared", n)

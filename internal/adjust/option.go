@@ -77,6 +77,9 @@ func (a *Applier) Commit(ctx context.Context) error {
 	return a.share.commit(ctx)
 }
 
+// Keeps reports whether levels outlive the process.
+func (a *Applier) Keeps() bool { return a.share != nil || a.keep != nil }
+
 // Fault is why the levels are not shared or kept as they should be, "" when they are.
 // restoring tells that they are still being restored, and nothing granted until then.
 func (a *Applier) Fault() (reason string, restoring bool) {
