@@ -65,8 +65,9 @@ stress: ## Run Watermill's suite many times at once on Redis, and over restarts
 faults: ## Hurt consumers, servers and connections, and look for missing entries
 	PULSEFLOW_TEST_REDIS=required $(GO) test -tags faults -count=1 -timeout 30m -v ./internal/faults
 
-bench: build ## Measure the full chain beside the stock library and the raw limit
+bench: build ## Measure the full chain beside the stock library and the raw limit, and the token bucket beside x/time/rate
 	$(GO) run ./internal/bench
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/rate
 
 latency: build ## Measure the time from XADD to the adjustment's announcement at offered rates
 	$(GO) run ./internal/bench -latency

@@ -54,6 +54,9 @@ func NewPlan(f *flows.File, reg *stages.Registry) (*Plan, flows.Diagnostics) {
 	for i := range f.Flows {
 		plan.Flows = append(plan.Flows, planFlow(f, &f.Flows[i], reg, providers, &d))
 	}
+	if !d.HasErrors() {
+		warnPolicies(plan, &d)
+	}
 	d.Sort()
 	return plan, d
 }

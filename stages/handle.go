@@ -59,6 +59,14 @@ func (c *HandleConfig) Fields() flows.Fields {
 // NeedsProviders implements NeedsProviders.
 func (c *HandleConfig) NeedsProviders() bool { return c.With == "feedback" }
 
+// SetsPolicy implements SetsPolicy.
+func (c *HandleConfig) SetsPolicy() (string, Policy) {
+	if c.With != "feedback" {
+		return "", Policy{}
+	}
+	return c.Provider, c.Policy
+}
+
 // Validate implements Config.
 func (c *HandleConfig) Validate(s Scope, d *flows.Diagnostics) {
 	if c.NeedsProviders() && len(s.Providers) > 0 && !slices.Contains(s.Providers, c.Provider) {

@@ -40,6 +40,13 @@ type Config interface {
 // declared provider: in a file that declares none, its flow is disabled.
 type NeedsProviders interface{ NeedsProviders() bool }
 
+// SetsPolicy is implemented by a Config whose stage gives a provider a policy. A
+// provider has one policy, so all its stages should give the same.
+type SetsPolicy interface {
+	// SetsPolicy returns the provider and its policy; "" when the stage gives none.
+	SetsPolicy() (provider string, policy Policy)
+}
+
 // Stage is one step of a flow. Middleware returns the handler that does the
 // step's work and calls next, returning next's error unchanged or wrapped.
 type Stage interface {

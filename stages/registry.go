@@ -72,6 +72,8 @@ func (r *Registry) Kinds() []Kind {
 type Planned struct {
 	Kind   string
 	Config Config
+	// Scope is where the stage stands, with which its Config was validated.
+	Scope Scope
 }
 
 // Resolve decodes and validates the stages of a flow, reporting every problem to
@@ -96,7 +98,7 @@ func (r *Registry) Resolve(specs []flows.StageSpec, scope Scope, d *flows.Diagno
 		}
 		*d = append(*d, own...)
 		scope.Before = append(scope.Before, spec.Kind)
-		planned = append(planned, Planned{Kind: spec.Kind, Config: cfg})
+		planned = append(planned, Planned{Kind: spec.Kind, Config: cfg, Scope: s})
 	}
 	return planned
 }

@@ -76,7 +76,7 @@ Exit status: 0 every file is right (warnings may have been printed), 2 one is no
 func warningList() string {
 	var b strings.Builder
 	for _, w := range warnings() {
-		fmt.Fprintf(&b, "  %-23s %s\n", w.code, w.meaning)
+		fmt.Fprintf(&b, "  %-25s %s\n", w.code, w.meaning)
 	}
 	return b.String()
 }

@@ -217,6 +217,11 @@ func TestEveryWarningCode(t *testing.T) {
 		"registry-unused": minimal + "registry: {enabled: true}\n",
 		"dedupe-after-effect": strings.Replace(minimal, "      - dedupe",
 			"      - handle: {with: feedback}\n      - rate-apply\n      - dedupe", 1),
+		"provider-policy-conflict": minimal + `      - handle: {with: feedback}
+  other:
+    from: {stream: other.feedback}
+    stages: [handle: {with: feedback, policy: {soft: 0.25}}]
+`,
 		"retry-longer-than-idle": minimal + "    retry: {max: 10, max_interval: 20s, multiplier: 10}\n" + redis,
 		"rates-not-shared":       minimal + redis + "rates: {share: false}\n",
 	} {
@@ -225,8 +230,8 @@ func TestEveryWarningCode(t *testing.T) {
 			t.Errorf("%s: status %d\n%s", code, status, errs)
 		}
 	}
-	if n := len(warnings()); n != 5 {
-		t.Errorf("%d codes, and a test for 5", n)
+	if n := len(warnings()); n != 6 {
+		t.Errorf("%d codes, and a test for 6", n)
 	}
 	t.Chdir(filepath.Join("..", ".."))
 	for _, backend := range []string{"inmem", "redis"} {

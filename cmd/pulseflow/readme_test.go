@@ -57,8 +57,8 @@ func TestDocumentedFilesAreRight(t *testing.T) {
 	}
 }
 
-// The tour in README.md, command by command, in a shell, in a copy of what it
-// refers to. In the output shown, … stands for any text.
+// The tour in README.md and the requests in docs/rates.md, command by command, in a
+// shell, in a copy of what they refer to. In the output shown, … stands for any text.
 func TestTour(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"flows.yaml", "event/testdata/feedback.jsonl"} {
@@ -110,38 +110,40 @@ func TestTour(t *testing.T) {
 
 	commands := 0
 	var before strings.Builder // variables set by earlier commands
-	for _, b := range blocks(t, filepath.Join("..", "..", "README.md")) {
-		if b.info != "console" {
-			continue
-		}
-		for _, step := range strings.Split("\n"+strings.TrimSuffix(b.text, "\n"), "\n$ ")[1:] {
-			command, want, _ := strings.Cut(step, "\n")
-			commands++
-			command = strings.ReplaceAll(command, "127.0.0.1:8088", address)
-			if regexp.MustCompile(`^[A-Z]+=\S+$`).MatchString(command) {
-				before.WriteString(command + "\n")
+	for _, page := range []string{"README.md", "docs/rates.md"} {
+		for _, b := range blocks(t, filepath.Join("..", "..", page)) {
+			if b.info != "console" {
 				continue
 			}
-			run := exec.Command("sh", "-c", before.String()+command)
-			run.Dir, run.Env = dir, env
-			out, err := run.CombinedOutput()
-			if err != nil {
-				t.Errorf("README.md, block at line %d: %s: %v", b.line, command, err)
-			}
-			if strings.Contains(command, "/ingest/") {
-				eventually(t, "the dead letter", func() bool {
-					list := exec.Command(filepath.Join(bin, "pulseflow"), "dlq", "list")
-					list.Dir, list.Env = dir, env
-					text, err := list.Output()
-					return err == nil && strings.Count(string(text), "\n") == 2
-				}, func() string { return "" })
-			}
-			if !shown(want).MatchString(strings.TrimSuffix(string(out), "\n")) {
-				t.Errorf("README.md, block at line %d: %s printed\n%s\nand the page shows\n%s", b.line, command, out, want)
+			for _, step := range strings.Split("\n"+strings.TrimSuffix(b.text, "\n"), "\n$ ")[1:] {
+				command, want, _ := strings.Cut(step, "\n")
+				commands++
+				command = strings.ReplaceAll(command, "127.0.0.1:8088", address)
+				if regexp.MustCompile(`^[A-Z]+=\S+$`).MatchString(command) {
+					before.WriteString(command + "\n")
+					continue
+				}
+				run := exec.Command("sh", "-c", before.String()+command)
+				run.Dir, run.Env = dir, env
+				out, err := run.CombinedOutput()
+				if err != nil {
+					t.Errorf("%s, block at line %d: %s: %v", page, b.line, command, err)
+				}
+				if strings.Contains(command, "/ingest/") {
+					eventually(t, "the dead letter", func() bool {
+						list := exec.Command(filepath.Join(bin, "pulseflow"), "dlq", "list")
+						list.Dir, list.Env = dir, env
+						text, err := list.Output()
+						return err == nil && strings.Count(string(text), "\n") == 2
+					}, func() string { return "" })
+				}
+				if !shown(want).MatchString(strings.TrimSuffix(string(out), "\n")) {
+					t.Errorf("%s, block at line %d: %s printed\n%s\nand the page shows\n%s", page, b.line, command, out, want)
+				}
 			}
 		}
 	}
-	if commands < 8 {
+	if commands < 20 {
 		t.Errorf("only %d commands found", commands)
 	}
 }

@@ -22,6 +22,7 @@ func (s *service) sources() admin.Sources {
 	if s.rates != nil {
 		src.Rates = func() any { return s.rates.Status() }
 		src.ForgetCoordinator = s.rates.Forget
+		src.Pacer = pacer{s.rates}
 	}
 	return src
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/router"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
 
@@ -26,6 +27,7 @@ func warnings() []warning {
 	return []warning{
 		{stages.CodeDedupeAfterEffect, "a dedupe stage stands behind rate-apply, which has taken effect by then"},
 		{stages.CodePolicyOrder, "a worse pressure level has the higher scale"},
+		{router.CodeProviderPolicy, "flows give one provider different policies"},
 		{flows.CodeRegistryUnused, "registry.enabled is true, and this version uses no registry"},
 		{codeRetryLongerThanIdle, "on Redis, the waits of a flow's retries can exceed bus.redis.max_idle"},
 		{codeRatesNotShared, "on Redis, rates.share is off, so the processes of a group come to different rates"},

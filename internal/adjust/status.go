@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/mjdevaccount/pulseflow/internal/rate"
 	"github.com/mjdevaccount/pulseflow/internal/telemetry"
 )
 
@@ -15,6 +16,14 @@ func (a *Applier) Gauges() []telemetry.ProviderState {
 		list[i] = telemetry.ProviderState{
 			Provider: s.Provider, Scale: s.Scale, Level: int(s.Level), EffectiveRate: s.EffectiveRate,
 			Tokens: s.Tokens, Waiters: s.Waiters, Granted: s.Granted, Denied: s.Denied, LevelAge: s.Age.Seconds(),
+			Coordinators: s.Coordinators, Evicted: s.Evicted,
+			Breaker: int(s.Breaker.State), Cooldowns: len(s.Cooldowns),
+		}
+		if len(s.Cooldowns) > 0 && s.Cooldowns[0].Scope == rate.GlobalScope {
+			list[i].CooldownLeft = s.Cooldowns[0].Remaining.Seconds()
+		}
+		if s.Override != nil {
+			list[i].OverrideLeft = s.Override.Remaining.Seconds()
 		}
 	}
 	return list
@@ -36,6 +45,11 @@ type ProviderStatus struct {
 	Stale         uint64  `json:"stale"`
 	// OnHold says that nothing is granted before the levels have been restored.
 	OnHold bool `json:"on_hold,omitempty"`
+	// Evicted are the coordinators dropped to stay within max_coordinators.
+	Evicted uint64 `json:"evicted"`
+	// Override is what an operator has set in place of the level's scale, null when there is
+	// none.
+	Override *OverrideStatus `json:"override"`
 	// Since is the time of the event that holds the level, absent before the first;
 	// AgeSeconds its age.
 	Since        *time.Time          `json:"since,omitempty"`
@@ -62,6 +76,13 @@ type CooldownStatus struct {
 	RemainingSeconds float64 `json:"remaining_seconds"`
 }
 
+// OverrideStatus is a scale that an operator has set for a while.
+type OverrideStatus struct {
+	Scale            float64 `json:"scale"`
+	RemainingSeconds float64 `json:"remaining_seconds"`
+	Reason           string  `json:"reason"`
+}
+
 // CoordinatorStatus is what one coordinator last said.
 type CoordinatorStatus struct {
 	Coordinator string    `json:"coordinator"`
@@ -75,31 +96,39 @@ func (a *Applier) Status() []ProviderStatus {
 	states := a.coordinator.States()
 	list := make([]ProviderStatus, len(states))
 	for i, s := range states {
-		list[i] = ProviderStatus{
-			Provider: s.Provider, Level: s.Level.String(), Scale: s.Scale, EffectiveRate: s.EffectiveRate,
-			Tokens: s.Tokens, Waiters: s.Waiters, Granted: s.Granted, Denied: s.Denied, Stale: s.Stale,
-			OnHold: s.OnHold, RampTarget: s.RampTarget, AgeSeconds: s.Age.Seconds(),
-			Breaker: BreakerStatus{
-				State: s.Breaker.State.String(), Failures: s.Breaker.Failures,
-				RetryAfterSeconds: s.Breaker.RetryAfter.Seconds(),
-			},
-			Cooldowns: []CooldownStatus{}, Coordinators: []CoordinatorStatus{},
-		}
-		for _, c := range s.Cooldowns {
-			list[i].Cooldowns = append(list[i].Cooldowns, CooldownStatus{c.Scope, c.Remaining.Seconds()})
-		}
-		if !s.Since.IsZero() {
-			list[i].Since = &states[i].Since
-		}
-		// The provider is one of the coordinator's own: it is known.
-		held, _ := a.coordinator.Coordinators(s.Provider)
-		for _, c := range held {
-			list[i].Coordinators = append(list[i].Coordinators, CoordinatorStatus{
-				Coordinator: c.Coordinator, Level: c.Level.String(), Time: c.Time, AgeSeconds: c.Age.Seconds(),
-			})
-		}
+		list[i] = a.status(s)
 	}
 	return list
+}
+
+func (a *Applier) status(s rate.State) ProviderStatus {
+	status := ProviderStatus{
+		Provider: s.Provider, Level: s.Level.String(), Scale: s.Scale, EffectiveRate: s.EffectiveRate,
+		Tokens: s.Tokens, Waiters: s.Waiters, Granted: s.Granted, Denied: s.Denied, Stale: s.Stale, Evicted: s.Evicted,
+		OnHold: s.OnHold, RampTarget: s.RampTarget, AgeSeconds: s.Age.Seconds(),
+		Breaker: BreakerStatus{
+			State: s.Breaker.State.String(), Failures: s.Breaker.Failures,
+			RetryAfterSeconds: s.Breaker.RetryAfter.Seconds(),
+		},
+		Cooldowns: []CooldownStatus{}, Coordinators: []CoordinatorStatus{},
+	}
+	for _, c := range s.Cooldowns {
+		status.Cooldowns = append(status.Cooldowns, CooldownStatus{c.Scope, c.Remaining.Seconds()})
+	}
+	if o := s.Override; o != nil {
+		status.Override = &OverrideStatus{o.Scale, o.Remaining.Seconds(), o.Reason}
+	}
+	if !s.Since.IsZero() {
+		status.Since = &s.Since
+	}
+	// The provider is one of the coordinator's own: it is known.
+	held, _ := a.coordinator.Coordinators(s.Provider)
+	for _, c := range held {
+		status.Coordinators = append(status.Coordinators, CoordinatorStatus{
+			Coordinator: c.Coordinator, Level: c.Level.String(), Time: c.Time, AgeSeconds: c.Age.Seconds(),
+		})
+	}
+	return status
 }
 
 // forgetTime bounds how long Forget waits for other processes to be told.
@@ -111,7 +140,7 @@ const forgetTime = 2 * time.Second
 func (a *Applier) Forget(provider, coordinator string) (bool, error) {
 	held, err := a.coordinator.Forget(provider, coordinator)
 	if err != nil || a.share == nil {
-		return held, err
+		return held, a.known(provider, err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), forgetTime)
 	defer cancel()

@@ -32,6 +32,22 @@ func (s *Server) operators(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
+// publishers admits those who may use up what providers grant: whoever is on this
+// machine when no token is set, and else whoever carries the publisher's. That
+// anyone may post events does not make it anyone's to call.
+func (s *Server) publishers(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case s.config.Token == "" && !s.local():
+			s.fail(w, http.StatusForbidden, "beyond loopback this needs PUBLISHER_TOKEN to be set")
+		case !authorized(r, s.config.Token):
+			s.unauthorized(w)
+		default:
+			next(w, r)
+		}
+	}
+}
+
 // thisMachine refuses requests to a loopback listener that were meant for another
 // host: a page in a browser on this machine can have its own name resolve to
 // 127.0.0.1, and would then be of the same origin.

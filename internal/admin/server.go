@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,8 +27,9 @@ const (
 type Config struct {
 	// Listen is host:port; port 0 picks a free one. Required.
 	Listen string
-	// Token, when not empty, is what POST /ingest must carry: as a bearer token, or
-	// as the password of HTTP basic authentication.
+	// Token, when not empty, is what POST /ingest, and acquiring from a provider and
+	// reporting to it, must carry: as a bearer token, or as the password of HTTP basic
+	// authentication.
 	Token string
 	// OperatorToken, when not empty, is what every other change must carry, in the
 	// same ways. When it is empty Token is.
@@ -69,7 +71,7 @@ func loopback(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-// Sources are what the pages show. All are required but Rates.
+// Sources are what the pages show. All are required but Rates and Pacer.
 type Sources struct {
 	// Gatherer holds the metrics.
 	Gatherer prometheus.Gatherer
@@ -90,6 +92,8 @@ type Sources struct {
 	// ForgetCoordinator releases the level a coordinator holds and reports whether it
 	// held one; an error says that there is no such provider. A nil one has none.
 	ForgetCoordinator func(provider, coordinator string) (bool, error)
+	// Pacer is the rate coordinator for other processes; nil where there is none.
+	Pacer Pacer
 	// Ingest puts data on the stream of a topic and returns its id. It returns
 	// ErrUnknownStream, ErrTooLarge or ErrUnavailable, wrapped, where those are the
 	// reason.
@@ -103,6 +107,10 @@ type Server struct {
 	log     *slog.Logger
 	http    *http.Server
 	ln      net.Listener
+
+	waiting  atomic.Int64    // acquires that wait
+	stopping context.Context // ends them
+	stop     context.CancelFunc
 }
 
 // New binds the listener; Serve serves it. An error says why the configuration or
@@ -122,6 +130,7 @@ func New(config Config, sources Sources, log *slog.Logger) (*Server, error) {
 		return nil, fmt.Errorf("admin listener: %w", err)
 	}
 	s := &Server{config: config, sources: sources, log: log, ln: ln}
+	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.http = &http.Server{
 		Handler:           s.routes(),
 		ReadHeaderTimeout: min(headerTimeout, config.ReadTimeout),
@@ -147,8 +156,9 @@ func (s *Server) Serve() error {
 
 // Shutdown stops accepting and waits for the requests in progress until ctx ends;
 // then it cuts them off. Connections that never sent a request count as in progress
-// for a while, so that is no error.
+// for a while, so that is no error. Acquires that wait are ended at once.
 func (s *Server) Shutdown(ctx context.Context) error {
+	s.stop()
 	err := s.http.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return s.http.Close()
@@ -170,6 +180,13 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("DELETE /dlq/{flow}/{id}", s.operators(s.removeDeadLetter))
 	mux.HandleFunc("POST /dlq/{flow}/{id}/replay", s.operators(s.replayDeadLetter))
 	mux.HandleFunc("DELETE /rates/{provider}/coordinators/{coordinator}", s.operators(s.forgetCoordinator))
+	mux.HandleFunc("GET /rates/{provider}", s.pacing(s.provider))
+	mux.HandleFunc("POST /rates/{provider}/acquire", s.publishers(s.pacing(s.acquire)))
+	mux.HandleFunc("POST /rates/{provider}/report", s.publishers(s.pacing(s.report)))
+	mux.HandleFunc("POST /rates/{provider}/cooldown", s.publishers(s.pacing(s.cooldown)))
+	mux.HandleFunc("DELETE /rates/{provider}/cooldowns/{scope}", s.operators(s.pacing(s.endCooldown)))
+	mux.HandleFunc("POST /rates/{provider}/override", s.operators(s.pacing(s.override)))
+	mux.HandleFunc("DELETE /rates/{provider}/override", s.operators(s.pacing(s.endOverride)))
 	mux.HandleFunc("POST /ingest/{stream}", s.ingest)
 	// A page in a browser on this machine must not be able to post events here.
 	return s.thisMachine(http.NewCrossOriginProtection().Handler(mux))
@@ -179,6 +196,9 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = fmt.Fprint(w, "pulseflow\n\nGET  /metrics\nGET  /healthz\nGET  /readyz\nGET  /flows\nGET  /rates\n"+
 		"GET  /dlq?flow=NAME&limit=N&data=false\nDELETE /dlq/{flow}/{id}\nPOST /dlq/{flow}/{id}/replay?keep=true\n"+
+		"GET  /rates/{provider}\nPOST /rates/{provider}/acquire\nPOST /rates/{provider}/report\n"+
+		"POST /rates/{provider}/cooldown\nDELETE /rates/{provider}/cooldowns/{scope}\n"+
+		"POST /rates/{provider}/override\nDELETE /rates/{provider}/override\n"+
 		"DELETE /rates/{provider}/coordinators/{id}\nPOST /ingest/{stream}\n")
 }
 

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,11 +30,14 @@ type desk struct {
 	fail    error // of Ingest
 	removed []string
 	missing bool // of dead letters
+	pacer   *scripted
+	log     bytes.Buffer
+	server  *Server
 }
 
 func open(t *testing.T, config Config) *desk {
 	t.Helper()
-	d := &desk{t: t, ready: Readiness{Status: Ready}}
+	d := &desk{t: t, ready: Readiness{Status: Ready}, pacer: newScripted()}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "answer", Help: "The answer."}))
 	if config.Listen == "" {
@@ -73,14 +77,16 @@ func open(t *testing.T, config Config) *desk {
 			}
 			return coordinator == "bars_1", nil
 		},
+		Pacer: d.pacer,
 		Ingest: func(_ context.Context, e Entry) (string, error) {
 			d.entries = append(d.entries, e)
 			return "1-0", d.fail
 		},
-	}, slog.New(slog.DiscardHandler))
+	}, slog.New(slog.NewTextHandler(&d.log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.server = s
 	done := make(chan error, 1)
 	go func() { done <- s.Serve() }()
 	t.Cleanup(func() {
@@ -350,6 +356,15 @@ func TestPublicListener(t *testing.T) {
 			}
 			if status, _, _ := d.ask("POST", "/ingest/telemetry.feedback", "{}", header...); status != tt.ingest {
 				t.Errorf("ingest: %d, want %d", status, tt.ingest)
+			}
+			pace := tt.ingest
+			if tt.config.Token == "" {
+				pace = 403 // events may come from anyone, calls not
+			} else if pace == 202 {
+				pace = 200
+			}
+			if status, _, _ := d.ask("POST", "/rates/ibkr/acquire", "", header...); status != pace {
+				t.Errorf("acquire: %d, want %d", status, pace)
 			}
 			for _, r := range [][2]string{{"GET", "/dlq"}, {"DELETE", "/dlq/feedback/5-0"}} {
 				if status, _, _ := d.ask(r[0], r[1], "", header...); status != tt.operate {

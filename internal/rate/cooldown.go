@@ -56,6 +56,19 @@ func (c *cooldowns) begin(scope string, now, d time.Duration) error {
 	return nil
 }
 
+// end stops a cooldown and reports whether there was one.
+func (c *cooldowns) end(scope string, now time.Duration) bool {
+	if scope == GlobalScope {
+		cooling := c.global > now
+		c.global = min(c.global, now)
+		return cooling
+	}
+	name := nameOf(scope)
+	until, known := c.scopes[name]
+	delete(c.scopes, name)
+	return known && until > now
+}
+
 // refuses returns how long calls are refused from now on; 0 lets them through.
 func (c *cooldowns) refuses(now time.Duration) time.Duration { return max(0, c.global-now) }
 

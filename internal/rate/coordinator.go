@@ -31,6 +31,10 @@ var (
 	// ErrInvalidCooldown is for a cooldown without a scope, of negative length
 	// or with one scope too many.
 	ErrInvalidCooldown = errors.New("invalid cooldown")
+	// ErrInvalidOverride is for an override with a scale outside [0, 1], a ttl
+	// outside (0, MaxOverride], or a reason that is empty, too long or not plain
+	// text.
+	ErrInvalidOverride = errors.New("invalid override")
 )
 
 // RefusedError is the error of a call that is refused at once, whatever tokens
@@ -251,6 +255,20 @@ func (c *Coordinator) TryAcquire(provider string, n int) (ok bool, retryAfter ti
 	return p.tryAcquire(n)
 }
 
+// RetryAfter returns how long it takes until n tokens would be there for a new
+// call, as TryAcquire tells it, and takes and counts nothing. Errors are those of
+// TryAcquire.
+func (c *Coordinator) RetryAfter(provider string, n int) (time.Duration, error) {
+	p, err := c.provider(provider)
+	if err != nil {
+		return 0, err
+	}
+	if err := p.check(n); err != nil {
+		return 0, err
+	}
+	return p.retryAfter(n)
+}
+
 // RecordSuccess tells the breaker that a call to the provider went well, which
 // closes a half-open breaker and makes earlier failures count no more. An open
 // one takes no notice: the call is one from before it opened. The only error is
@@ -290,6 +308,42 @@ func (c *Coordinator) TriggerCooldown(provider, scope string, d time.Duration) e
 		return fmt.Errorf("%w: %v must not be negative", ErrInvalidCooldown, d)
 	}
 	return p.cool(scope, d)
+}
+
+// EndCooldown ends a cooldown before its time and reports whether there was one.
+// The only error is ErrUnknownProvider.
+func (c *Coordinator) EndCooldown(provider, scope string) (bool, error) {
+	p, err := c.provider(provider)
+	if err != nil {
+		return false, err
+	}
+	return p.endCooldown(scope), nil
+}
+
+// Override puts a scale in place of the aggregated one for ttl, in (0,
+// MaxOverride], and in place of an override that is in force. Levels are taken in
+// as ever and count again when it ends. MinRate and RampUp hold for it too. The
+// reason, of at most 256 bytes, is shown in State. Errors are ErrUnknownProvider
+// and ErrInvalidOverride; then nothing has changed.
+func (c *Coordinator) Override(provider string, scale float64, ttl time.Duration, reason string) (Result, error) {
+	p, err := c.provider(provider)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := checkOverride(scale, ttl, reason); err != nil {
+		return Result{}, err
+	}
+	return p.setOverride(scale, ttl, reason), nil
+}
+
+// EndOverride ends a provider's override before its time and reports whether
+// there was one. The only error is ErrUnknownProvider.
+func (c *Coordinator) EndOverride(provider string) (bool, error) {
+	p, err := c.provider(provider)
+	if err != nil {
+		return false, err
+	}
+	return p.endOverride(), nil
 }
 
 // Adjustment is one coordinator's level for one provider.
@@ -386,8 +440,10 @@ type State struct {
 	// Age is the time since Since, at least 0.
 	Age    time.Duration
 	Policy Policy
-	// Scale is the policy's scale of Level, in [0, 1].
+	// Scale is the policy's scale of Level, or the override's, in [0, 1].
 	Scale float64
+	// Override is in force in place of Level's scale; nil when there is none.
+	Override *Override
 	// EffectiveRate is max(MinRate, Rate × Scale), in tokens/s, or less while
 	// it grows to that. Folded events (Config.Folding) change it a little later
 	// than Level and Scale.

@@ -125,6 +125,10 @@ func TestUnknownProvider(t *testing.T) {
 		"success":      c.RecordSuccess,
 		"failure":      c.RecordFailure,
 		"cooldown":     func(p string) error { return c.TriggerCooldown(p, "history", 0) },
+		"end cooldown": func(p string) error { _, err := c.EndCooldown(p, "history"); return err },
+		"override":     func(p string) error { _, err := c.Override(p, 1, time.Minute, "x"); return err },
+		"end override": func(p string) error { _, err := c.EndOverride(p); return err },
+		"retry after":  func(p string) error { _, err := c.RetryAfter(p, 1); return err },
 		"state":        func(p string) error { _, err := c.State(p); return err },
 		"coordinators": func(p string) error { _, err := c.Coordinators(p); return err },
 	}
@@ -150,8 +154,8 @@ func TestImpossibleTokens(t *testing.T) {
 		{0, "invalid number of tokens: 0 must be positive"},
 		{-1, "invalid number of tokens: -1 must be positive"},
 		{math.MinInt, "invalid number of tokens: -9223372036854775808 must be positive"},
-		{6, `invalid number of tokens: 6 is more than the burst 5.5 of provider "p"`},
-		{math.MaxInt, `invalid number of tokens: 9223372036854775807 is more than the burst 5.5 of provider "p"`},
+		{6, `invalid number of tokens: 6 is more than the burst 5.5 of provider "p": it can never be granted`},
+		{math.MaxInt, `invalid number of tokens: 9223372036854775807 is more than the burst 5.5 of provider "p": it can never be granted`},
 	}
 	for _, tt := range tests {
 		err := c.Acquire(t.Context(), "p", tt.n)

@@ -28,6 +28,9 @@
 // (docs/contract.md §3); OnSilence and Forget are the ways out when that event
 // never comes.
 //
+// An override puts an operator's scale in place of all this for a bounded time.
+// Levels are taken in meanwhile and count again at its end.
+//
 // # Bounds
 //
 // A provider holds the levels of at most MaxCoordinators coordinators. Beyond

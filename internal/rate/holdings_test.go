@@ -36,7 +36,8 @@ func outcomeOf(t testing.TB, c *Coordinator) outcome {
 // Any order of a set of events, with any of them repeated, ends in the same
 // state, and that is the one that the rules give when applied to the whole set.
 func TestOrderDoesNotMatter(t *testing.T) {
-	const sets, orders = 4000, 3
+	t.Parallel()
+	const sets, orders = 10_000, 3
 	policies := []Policy{DefaultPolicy(), {OK: 1, Soft: 0.25, Hard: 0.125}, {OK: 0.75, Soft: 0.5, Hard: 0}}
 	for seed := range uint64(sets) {
 		rnd := rand.New(rand.NewPCG(seed, 0))

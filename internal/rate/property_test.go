@@ -38,6 +38,8 @@ type op struct {
 	success  bool
 	failure  bool
 	cooldown time.Duration
+	override *override // until is how long
+	end      bool      // of the override
 }
 
 // model is one provider, as the documentation has it.
@@ -61,6 +63,8 @@ type model struct {
 	probes   int
 	shut     time.Duration // until when
 	cooling  time.Duration // until when
+
+	override override
 }
 
 // units are those of a number of nanotokens, rounded down.
@@ -69,8 +73,15 @@ func units(nanotokens float64) *big.Int {
 	return n
 }
 
-// target is the rate that level and policy ask for.
-func (m *model) target() float64 { return max(m.floor, m.full*m.policy.Scale(m.level)) }
+func (m *model) scale() float64 {
+	if m.override.on {
+		return m.override.scale
+	}
+	return m.policy.Scale(m.level)
+}
+
+// target is the rate that override, or level and policy, ask for.
+func (m *model) target() float64 { return max(m.floor, m.full*m.scale()) }
 
 // rate is the rate at a time, and until when that holds.
 func (m *model) rate(at time.Duration) (float64, time.Duration) {
@@ -144,6 +155,12 @@ func (m *model) take(n int) {
 
 // advance grants whatever falls due up to a time.
 func (m *model) advance(at time.Duration) {
+	if end := m.override.until; m.override.on && end <= at {
+		m.override = override{on: true, scale: m.override.scale, until: Never}
+		m.advance(end)
+		m.override = override{}
+		m.adjust()
+	}
 	for len(m.queue) > 0 {
 		head := m.queue[0]
 		wait := m.wait(head.n)
@@ -270,6 +287,13 @@ func (m *model) run(o op) (ok bool, retryAfter time.Duration, why error) {
 	case o.cooldown > 0:
 		m.cooling = max(m.cooling, m.now+o.cooldown)
 		m.clear()
+	case o.override != nil:
+		m.override = *o.override
+		m.override.until += m.now
+		m.adjust()
+	case o.end:
+		m.override = override{}
+		m.adjust()
 	}
 	return false, 0, nil
 }
@@ -279,8 +303,9 @@ func (m *model) snapshot() State {
 	rate, until := m.rate(m.now)
 	whole, part := new(big.Int).DivMod(m.have, units(1), new(big.Int))
 	s := State{
-		Provider: "p", Level: m.level, Policy: m.policy, Scale: m.policy.Scale(m.level), EffectiveRate: rate,
-		Waiters: len(m.queue), Granted: m.granted, Denied: m.lost,
+		Provider: "p", Level: m.level, Policy: m.policy, Scale: m.scale(), EffectiveRate: rate,
+		Override: m.override.status(m.now),
+		Waiters:  len(m.queue), Granted: m.granted, Denied: m.lost,
 		Breaker: BreakerStatus{State: m.state, Failures: m.failures, RetryAfter: m.shutFor()},
 		Tokens:  quantity{hi: whole.Uint64(), lo: part.Uint64()}.tokens(),
 	}
@@ -325,7 +350,7 @@ func script(rnd *rand.Rand) (ProviderConfig, *model, []op) {
 	for range 4 + rnd.IntN(20) {
 		at += time.Duration(rnd.Int64N(int64(perToken) * int64(1+rnd.IntN(2*burst))))
 		o := op{at: at}
-		switch pick := rnd.IntN(20); {
+		switch pick := rnd.IntN(22); {
 		case pick < 9 || len(calls) == 0:
 			o.acquire = &call{n: 1 + rnd.IntN(burst), begin: at}
 			calls = append(calls, o.acquire)
@@ -340,6 +365,12 @@ func script(rnd *rand.Rand) (ProviderConfig, *model, []op) {
 		case pick < 19:
 			l := Level(rnd.IntN(levels))
 			o.level = &l
+		case pick < 21:
+			o.override = &override{on: true, scale: scale(), until: 1 + time.Duration(rnd.Int64N(int64(perToken)*20)), reason: "test"}
+			o.end = rnd.IntN(4) == 0
+			if o.end {
+				o.override = nil
+			}
 		case rnd.IntN(2) == 0:
 			o.cooldown = 1 + time.Duration(rnd.Int64N(int64(perToken)*10))
 		default:
@@ -349,16 +380,17 @@ func script(rnd *rand.Rand) (ProviderConfig, *model, []op) {
 	}
 	// In the end the full rate, so that whoever still waits must be served.
 	ok := OK
-	return config, m, append(ops, op{at: at, policy: &Policy{OK: 1}}, op{at: at, level: &ok})
+	return config, m, append(ops, op{at: at, policy: &Policy{OK: 1}}, op{at: at, level: &ok}, op{at: at, end: true})
 }
 
 // Every Acquire returns at the very nanosecond at which the model grants or
 // refuses it, in the order of the calls, whatever is lowered, raised at once or
-// over time, paused, cancelled, opened or cooled down in between. So none is
+// over time, paused, overridden, cancelled, opened or cooled down in between. So none is
 // early (the bound), none late (no lost wake-up), and none out of turn; the
 // bound is checked once more for itself.
 func TestAcquireFollowsTheModel(t *testing.T) {
-	const scripts = 5000
+	t.Parallel()
+	const scripts = 10_000
 	for seed := range uint64(scripts) {
 		config, m, ops := script(rand.New(rand.NewPCG(seed, 1)))
 		synctest.Test(t, func(t *testing.T) { follow(t, config, m, ops) })
@@ -431,6 +463,14 @@ func follow(t *testing.T, config ProviderConfig, m *model, ops []op) {
 			}
 		case o.cooldown > 0:
 			if err := c.TriggerCooldown("p", GlobalScope, o.cooldown); err != nil {
+				t.Errorf("op %d: %v", i, err)
+			}
+		case o.override != nil:
+			if _, err := c.Override("p", o.override.scale, o.override.until, o.override.reason); err != nil {
+				t.Errorf("op %d: %v", i, err)
+			}
+		case o.end:
+			if _, err := c.EndOverride("p"); err != nil {
 				t.Errorf("op %d: %v", i, err)
 			}
 		}
@@ -526,9 +566,11 @@ func (l *ledger) check(t *testing.T) {
 }
 
 // The same bound with rates that are no neat fractions, released by silence
-// too, while goroutines acquire, try, give up and read all at once, and with ramps.
+// too, while goroutines acquire, try, give up and read all at once, with ramps and
+// overrides.
 func TestConcurrentAcquirersKeepTheBound(t *testing.T) {
-	const runs = 3000
+	t.Parallel()
+	const runs = 10_000
 	for seed := range uint64(runs) {
 		synctest.Test(t, func(t *testing.T) { compete(t, rand.New(rand.NewPCG(seed, 2))) })
 		if t.Failed() {
@@ -604,6 +646,12 @@ func compete(t *testing.T, rnd *rand.Rand) {
 			rnd := rand.New(rand.NewPCG(seed, 4))
 			for k := range 9 {
 				time.Sleep(time.Duration(1 + rnd.Int64N(int64(3*perToken)+1)))
+				if rnd.IntN(6) == 0 {
+					ttl := time.Duration(1 + rnd.Int64N(min(int64(5*perToken), int64(MaxOverride))))
+					if _, err := c.Override("p", rnd.Float64(), ttl, "test"); err != nil {
+						t.Error(err)
+					}
+				}
 				level := Level(rnd.IntN(levels))
 				if k == 8 {
 					level = OK
@@ -627,7 +675,7 @@ func compete(t *testing.T, rnd *rand.Rand) {
 
 func TestManyWaitersWakeInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const waiters = 1000
+		const waiters = 1500 // of whom a third gives up
 		c := newTestCoordinator(t, nil, ProviderConfig{Rate: 1000, Burst: 1})
 		mustApply(t, c, "a", Hard, time.Now())
 		var mu sync.Mutex

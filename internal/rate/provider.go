@@ -31,6 +31,7 @@ type provider struct {
 	holdings    *holdings
 	breaker     breaker
 	cooldowns   cooldowns
+	override    override
 	current     announced
 	folding     Folding
 	foldEnd     time.Duration // when folded events take effect; noAlarm when there are none
@@ -51,6 +52,7 @@ type announced struct {
 	rate, target float64 // effective and where it goes, tokens/s
 	breaker      BreakerState
 	cooling      bool // globally
+	overridden   bool
 }
 
 // waiter is one blocked Acquire. ready is closed once its tokens are taken, or
@@ -96,7 +98,7 @@ func (p *provider) check(n int) error {
 		return fmt.Errorf("%w: %d must be positive", ErrTokens, n)
 	}
 	if float64(n) > p.config.Burst {
-		return fmt.Errorf("%w: %d is more than the burst %v of provider %q", ErrTokens, n, p.config.Burst, p.name)
+		return fmt.Errorf("%w: %d is more than the burst %v of provider %q: it can never be granted", ErrTokens, n, p.config.Burst, p.name)
 	}
 	return nil
 }
@@ -179,6 +181,19 @@ func (p *provider) tryAcquire(n int) (bool, time.Duration, error) {
 	return false, p.wait(p.demand + uint64(n)), nil
 }
 
+// retryAfter is tryAcquire's, without taking anything.
+func (p *provider) retryAfter(n int) (time.Duration, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.clock.Now()
+	at := p.advance(now)
+	defer p.arm(now)
+	if refused := p.refusal(at); refused != nil {
+		return refused.RetryAfter, refused
+	}
+	return p.wait(p.demand + uint64(n)), nil
+}
+
 // refusal returns why calls are refused now, nil when they are not. Of two
 // reasons it is the one that lasts longer.
 func (p *provider) refusal(at time.Duration) *RefusedError {
@@ -244,6 +259,42 @@ func (p *provider) cool(scope string, d time.Duration) error {
 		p.announce(at)
 	}
 	return nil
+}
+
+// endCooldown ends a cooldown and reports whether there was one.
+func (p *provider) endCooldown(scope string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.clock.Now()
+	at := p.advance(now)
+	defer p.arm(now)
+	ended := p.cooldowns.end(scope, at)
+	p.announce(at)
+	return ended
+}
+
+func (p *provider) setOverride(scale float64, ttl time.Duration, reason string) Result {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.clock.Now()
+	at := p.advance(now)
+	defer p.arm(now)
+	p.override = override{on: true, scale: scale, until: at + ttl, reason: reason}
+	changed := p.evaluate(at)
+	return Result{State: p.state(now), Changed: changed}
+}
+
+// endOverride ends the override and reports whether there was one.
+func (p *provider) endOverride() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.clock.Now()
+	at := p.advance(now)
+	defer p.arm(now)
+	ended := p.override.on
+	p.override = override{}
+	p.evaluate(at)
+	return ended
 }
 
 func (p *provider) apply(a Adjustment) (Result, error) {
@@ -341,9 +392,15 @@ func (p *provider) wake() {
 
 // advance brings the provider to now, and returns that as the bucket's time: it
 // refills at the rates that held until now, grants what that pays for, and then
-// ends what is over: silence, an open breaker, a cooldown.
+// ends what is over: silence, an open breaker, a cooldown. An override ends at its
+// own time, however late it is seen to.
 func (p *provider) advance(now time.Time) time.Duration {
 	at := now.Sub(p.start)
+	if end := p.override.until; p.override.on && end <= at {
+		p.override = override{}
+		p.advance(p.start.Add(end))
+		p.evaluate(end)
+	}
 	if p.ramp.left > 0 {
 		p.climb(at)
 	}
@@ -377,12 +434,20 @@ func (p *provider) climb(now time.Duration) {
 // whether anything is new to the outside.
 func (p *provider) evaluate(at time.Duration) (changed bool) {
 	p.foldEnd = noAlarm
-	level, _ := p.holdings.level()
-	if target := max(p.config.MinRate, p.config.Rate*p.policy.Scale(level)); target != p.ramp.to {
+	if target := max(p.config.MinRate, p.config.Rate*p.scale()); target != p.ramp.to {
 		p.ramp.aim(target, at)
 		p.bucket.setRate(p.ramp.rate)
 	}
 	return p.announce(at)
+}
+
+// scale is the override's, or what the policy makes of the held levels.
+func (p *provider) scale() float64 {
+	if p.override.on {
+		return p.override.scale
+	}
+	level, _ := p.holdings.level()
+	return p.policy.Scale(level)
 }
 
 // announce lets the outside know of what is new to it, and reports whether
@@ -390,12 +455,13 @@ func (p *provider) evaluate(at time.Duration) (changed bool) {
 func (p *provider) announce(at time.Duration) (changed bool) {
 	level, _ := p.holdings.level()
 	next := announced{
-		level:   level,
-		scale:   p.policy.Scale(level),
-		rate:    p.ramp.rate,
-		target:  p.ramp.to,
-		breaker: p.breaker.state,
-		cooling: p.cooldowns.global > at,
+		level:      level,
+		scale:      p.scale(),
+		rate:       p.ramp.rate,
+		target:     p.ramp.to,
+		breaker:    p.breaker.state,
+		cooling:    p.cooldowns.global > at,
+		overridden: p.override.on,
 	}
 	if next == p.current {
 		return false
@@ -447,7 +513,8 @@ func (p *provider) grant() {
 
 // arm sets the timer to the next instant at which time alone changes
 // something: the head of the queue can be served, silence releases a level, folded
-// events take effect, the ramp takes a step, the breaker half-opens or the global cooldown ends.
+// events take effect, the ramp takes a step, the breaker half-opens, or the global
+// cooldown or the override ends.
 func (p *provider) arm(now time.Time) {
 	wait := Never
 	if front := p.queue.Front(); front != nil && !p.onHold {
@@ -468,6 +535,9 @@ func (p *provider) arm(now time.Time) {
 	}
 	if p.current.cooling {
 		wait = min(wait, p.cooldowns.global-at)
+	}
+	if p.override.on {
+		wait = min(wait, p.override.until-at)
 	}
 	if wait == Never {
 		if p.alarm != noAlarm {
@@ -502,7 +572,8 @@ func (p *provider) state(now time.Time) State {
 		Since:         since,
 		Age:           age(since, now),
 		Policy:        p.policy,
-		Scale:         p.policy.Scale(level),
+		Scale:         p.scale(),
+		Override:      p.override.status(at),
 		EffectiveRate: p.current.rate,
 		RampTarget:    target,
 		Breaker:       p.breaker.status(at),

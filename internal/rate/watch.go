@@ -7,10 +7,10 @@ import (
 )
 
 // Watch yields every provider's state once and from then on the state of each
-// provider whose level, scale, effective rate or ramp target, breaker's state
-// or global cooldown has changed, until ctx is done or the loop is left. Changes that come faster than they are taken are
-// coalesced into the latest state, so a slow loop holds nobody up. It starts
-// no goroutine.
+// provider whose level, scale, effective rate or ramp target, breaker's state,
+// global cooldown or override has changed, until ctx is done or the loop is left.
+// Changes that come faster than they are taken are coalesced into the latest
+// state, so a slow loop holds nobody up. It starts no goroutine.
 func (c *Coordinator) Watch(ctx context.Context) iter.Seq[State] {
 	return func(yield func(State) bool) {
 		w := c.watchers.add(len(c.providers))

@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
@@ -49,24 +53,83 @@ pulse_lag_ms{stream="telemetry.feedback"} 1.5
 func TestRates(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	if err := RegisterRates(reg, func() []ProviderState {
-		return []ProviderState{{Provider: "ibkr", Scale: 0.5, Level: 1, EffectiveRate: 30, LevelAge: 2}}
+		return []ProviderState{{
+			Provider: "ibkr", Scale: 0.5, Level: 1, EffectiveRate: 30, Tokens: 7, Waiters: 3, Granted: 11, Denied: 12,
+			LevelAge: 2, Coordinators: 4, Evicted: 5, Breaker: 2, Cooldowns: 6, CooldownLeft: 8, OverrideLeft: 9,
+		}}
 	}); err != nil {
 		t.Fatal(err)
 	}
-	want := `
-# HELP pipeline_backpressure_state Backpressure level: 0 ok, 1 soft, 2 hard.
-# TYPE pipeline_backpressure_state gauge
-pipeline_backpressure_state{provider="ibkr"} 1
+	want := map[string]float64{
+		"pipeline_rate_scale_factor": 0.5, "pipeline_backpressure_state": 1, "pulseflow_rate_effective": 30,
+		"pulseflow_rate_tokens": 7, "pulseflow_rate_waiters": 3, "pulseflow_rate_granted_total": 11,
+		"pulseflow_rate_denied_total": 12, "pulseflow_level_age_seconds": 2, "pulseflow_rate_coordinators": 4,
+		"pulseflow_rate_evicted_total": 5, "pulseflow_rate_breaker_state": 2, "pulseflow_rate_cooldowns": 6,
+		"pulseflow_rate_cooldown_seconds": 8, "pulseflow_rate_override_seconds": 9,
+	}
+	for name, value := range want {
+		if got := sample(t, reg, name); got != value {
+			t.Errorf("%s is %v, want %v", name, got, value)
+		}
+	}
+	if n, err := testutil.GatherAndCount(reg); n != len(want) || err != nil {
+		t.Errorf("%d metrics, %v, and a test for %d", n, err, len(want))
+	}
+	scale := `
 # HELP pipeline_rate_scale_factor Scale applied to the provider's rate, 0 paused to 1 full.
 # TYPE pipeline_rate_scale_factor gauge
 pipeline_rate_scale_factor{provider="ibkr"} 0.5
-# HELP pulseflow_rate_effective Tokens a second the provider is granted now.
-# TYPE pulseflow_rate_effective gauge
-pulseflow_rate_effective{provider="ibkr"} 30
 `
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "pipeline_backpressure_state",
-		"pipeline_rate_scale_factor", "pulseflow_rate_effective"); err != nil {
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(scale), "pipeline_rate_scale_factor"); err != nil {
 		t.Error(err)
+	}
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(`
+# HELP pulseflow_rate_granted_total Tokens granted.
+# TYPE pulseflow_rate_granted_total counter
+pulseflow_rate_granted_total{provider="ibkr"} 11
+`), "pulseflow_rate_granted_total"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Every metric is documented, and every documented one is there.
+func TestDocumentedMetrics(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "metrics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := make(map[string]bool)
+	for line := range strings.Lines(string(page)) {
+		if cells := strings.Split(line, "|"); len(cells) > 2 {
+			for _, m := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(cells[1], -1) {
+				documented[m[1]] = true
+			}
+		}
+	}
+	reg := prometheus.NewRegistry()
+	if _, err := New(reg); err != nil {
+		t.Fatal(err)
+	}
+	if err := RegisterRates(reg, func() []ProviderState { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := RegisterLevelsKept(reg, func() bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewStreams(reg, nil, nil, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	descs := make(chan *prometheus.Desc)
+	go func() {
+		defer close(descs)
+		reg.Describe(descs)
+	}()
+	registered := make(map[string]bool)
+	for d := range descs {
+		registered[regexp.MustCompile(`fqName: "([^"]+)"`).FindStringSubmatch(d.String())[1]] = true
+	}
+	if diff := cmp.Diff(registered, documented); diff != "" {
+		t.Errorf("docs/metrics.md (-registered +documented):\n%s", diff)
 	}
 }
 
