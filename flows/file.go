@@ -19,6 +19,7 @@ type File struct {
 	Bus             Bus
 	Admin           Admin
 	Registry        Registry
+	Rates           Rates
 	// Providers and Flows are in the order of the file.
 	Providers []Provider
 	Flows     []Flow
@@ -106,6 +107,17 @@ type Registry struct {
 	PreferTrack, FallbackTrack string
 	// Enforcement is "warn" or "strict".
 	Enforcement string
+}
+
+// Rates says what becomes of the levels that providers are at when the process ends, and who else knows them.
+type Rates struct {
+	// Share keeps the levels in Redis, on the redis backend, where all processes of the namespace follow them.
+	Share bool
+	// RestoreTimeout is how long providers grant nothing at the start for want of the shared levels.
+	RestoreTimeout time.Duration
+	// File is where levels are kept that are not shared; empty keeps them in memory only.
+	File string
+	Pos  Position
 }
 
 // Provider is something whose rate is limited.

@@ -82,5 +82,6 @@ func (f *File) decode(t *tree, root *Node) {
 	c := decoding{diags: t.diags, at: root.pos}
 	c.fields(f.fields(t), root)
 	f.Admin.finish(root.Get("admin"), c)
+	f.Rates.Pos = root.Get("rates").Get("share").Pos()
 	f.check(root, t.diags)
 }

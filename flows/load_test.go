@@ -69,6 +69,7 @@ func TestBuiltIn(t *testing.T) {
 			},
 		},
 		Admin: flows.Admin{Listen: "127.0.0.1:8088", ReadTimeout: 10 * time.Second},
+		Rates: flows.Rates{Share: true, RestoreTimeout: 5 * time.Second},
 		Registry: flows.Registry{
 			CacheTTL: 5 * time.Minute, Timeout: 30 * time.Second, PreferTrack: "v2", FallbackTrack: "v1",
 			Enforcement: "warn",

@@ -30,6 +30,8 @@ func (f *File) fields(t *tree) Fields {
 		Object("admin", f.Admin.fields(), "the HTTP listener: metrics, health, ingest and operation"),
 		Object("registry", f.Registry.fields(),
 			"the settings of a schema registry; this version reads them and uses none"),
+		Object("rates", f.Rates.fields(),
+			"where the levels that providers are at outlive the process, and who shares them"),
 		newField(Field{
 			Name: "providers", Doc: "what has its rate limited, by name", Kind: KindMap,
 			Fields: new(Provider).fields(),
@@ -224,6 +226,22 @@ func (r *Registry) fields() Fields {
 		Enum("enforcement", &r.Enforcement, []string{"warn", "strict"},
 			"what happens to an event that breaks its schema: warn counts it, strict makes it a dead letter",
 			Default("warn")),
+	}
+}
+
+func (r *Rates) fields() Fields {
+	return Fields{
+		Bool("share", &r.Share,
+			"redis: whether the levels are kept in Redis, where every process of the namespace follows them; without it "+
+				"each process knows only the events that it has handled itself",
+			Default("true")),
+		Duration("restore_timeout", &r.RestoreTimeout,
+			"redis: how long providers grant nothing at the start while the shared levels cannot be read; then they go on "+
+				"as if none was under pressure, until the levels can be read",
+			Default("5s")),
+		String("file", &r.File,
+			"the file that keeps the levels where they are not shared, as on inmem; relative to this file; empty keeps none",
+			Default(""), Example("rates.json")),
 	}
 }
 

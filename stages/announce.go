@@ -24,6 +24,7 @@ type announcer struct {
 	always bool
 
 	mu    sync.Mutex
+	ever  bool // something was enqueued
 	known bool // what was enqueued last is known to be written, or on its way
 	scale float64
 	level event.Level
@@ -47,6 +48,15 @@ func (a *announcer) announce(enqueue func(RateState) (wait func() error, err err
 	return err
 }
 
+// outdated reports whether something was announced that stands no more, or may not
+// have been written.
+func (a *announcer) outdated() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	state, err := a.read()
+	return err == nil && a.ever && (!a.known || a.scale != state.Scale || a.level != state.Level)
+}
+
 // next enqueues the state and returns the wait for it, nil when there is nothing
 // to publish.
 func (a *announcer) next(enqueue func(RateState) (func() error, error)) (wait func() error, err error) {
@@ -62,7 +72,7 @@ func (a *announcer) next(enqueue func(RateState) (func() error, error)) (wait fu
 	if wait, err = enqueue(state); err != nil {
 		return nil, err
 	}
-	a.known, a.scale, a.level = true, state.Scale, state.Level
+	a.ever, a.known, a.scale, a.level = true, true, state.Scale, state.Level
 	return wait, nil
 }
 

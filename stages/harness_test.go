@@ -88,7 +88,8 @@ func (c *counters) QueueDepth(depth int64) {
 type ledger struct {
 	mu     sync.Mutex
 	levels map[string]Adjustment
-	stood  []RateState // every aggregate there was, in order
+	stood  []RateState          // every aggregate there was, in order
+	others []func(string) error // who follows what others change
 	fail   error
 }
 
@@ -117,6 +118,9 @@ func (l *ledger) RateState(string) (RateState, error) {
 	defer l.mu.Unlock()
 	return l.worst(), nil
 }
+
+// Follow implements RateFollowing; others calls what was given.
+func (l *ledger) Follow(f func(string) error) { l.others = append(l.others, f) }
 
 func (l *ledger) worst() RateState {
 	s := RateState{Scale: 1}

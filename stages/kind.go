@@ -140,7 +140,8 @@ type RateState struct {
 // RateApplier is the rate coordinator as rate-apply sees it.
 type RateApplier interface {
 	// Apply records the adjustment. Applying one again changes nothing. An error
-	// is permanent for this adjustment (unknown provider, invalid value).
+	// is permanent for this adjustment (unknown provider, invalid value), unless it is
+	// that of ctx.
 	Apply(ctx context.Context, a Adjustment) (RateState, error)
 	// RateState is the provider's present aggregate.
 	RateState(provider string) (RateState, error)
@@ -175,6 +176,13 @@ type Publishes interface{ Publications() []Publication }
 // Stops is implemented by a Config whose stage can end an event's way through the
 // flow with success.
 type Stops interface{ Stops() bool }
+
+// RateFollowing is implemented by a RateApplier whose state others change too.
+type RateFollowing interface {
+	// Follow makes f be called after others have changed a provider's state, and again
+	// some time after it returned an error.
+	Follow(f func(provider string) error)
+}
 
 // Observer counts what stages do. Implementations are safe for concurrent use.
 type Observer interface {

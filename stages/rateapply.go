@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -96,7 +97,11 @@ func (c *RateApplyConfig) Build(deps Deps) (Stage, error) {
 	if c.Publish != "" && deps.Publisher == nil {
 		return nil, errors.New("no publisher")
 	}
-	return &rateApply{config: *c, deps: deps, enqueue: enqueueTo(deps.Publisher), announcers: make(map[string]*announcer)}, nil
+	s := &rateApply{config: *c, deps: deps, enqueue: enqueueTo(deps.Publisher), announcers: make(map[string]*announcer)}
+	if f, ok := deps.Rates.(RateFollowing); ok && c.Publish != "" {
+		f.Follow(s.follow)
+	}
+	return s, nil
 }
 
 type rateApply struct {
@@ -126,7 +131,7 @@ func (s *rateApply) Middleware(next message.HandlerFunc) message.HandlerFunc {
 			s.deps.Observer.RateStale(a.Provider)
 		}
 		if s.config.Publish != "" {
-			if err := s.announce(d, a); err != nil {
+			if err := s.announce(d, s.announcer(a.Provider), a.Provider, a.Time); err != nil {
 				return nil, fmt.Errorf("publish %s: %w", s.config.Publish, err)
 			}
 		}
@@ -138,10 +143,23 @@ func (s *rateApply) Middleware(next message.HandlerFunc) message.HandlerFunc {
 // length, in bytes.
 const announcementSize = 384
 
-// announce publishes the provider's state, where that is due.
-func (s *rateApply) announce(d *Delivery, a *Adjustment) error {
-	return s.announcer(a.Provider).announce(func(state RateState) (func() error, error) {
-		adj := event.RateAdjustment{Provider: a.Provider, Scale: state.Scale, Reason: state.Level, Time: a.Time}
+// follow corrects what was announced once another process has changed the provider's
+// state: whichever process published last, the last word is the state that stands.
+func (s *rateApply) follow(provider string) error {
+	s.mu.Lock()
+	a := s.announcers[provider]
+	s.mu.Unlock()
+	if a == nil || !a.outdated() {
+		return nil
+	}
+	return s.announce(context.Background(), a, provider, event.Seconds(s.deps.Clock.Now()))
+}
+
+// announce publishes the provider's state, where that is due. Time is that of the
+// event it comes from.
+func (s *rateApply) announce(ctx context.Context, a *announcer, provider string, time float64) error {
+	return a.announce(func(state RateState) (func() error, error) {
+		adj := event.RateAdjustment{Provider: provider, Scale: state.Scale, Reason: state.Level, Time: time}
 		env, err := adj.Envelope(s.deps.Clock.Now(), s.config.Track)
 		if err != nil {
 			return nil, Permanent(err)
@@ -151,7 +169,7 @@ func (s *rateApply) announce(d *Delivery, a *Adjustment) error {
 			return nil, Permanent(err)
 		}
 		out := message.NewMessage("", data)
-		out.SetContext(d)
+		out.SetContext(ctx)
 		return s.enqueue(s.config.key, out), nil
 	}, func(err error) {
 		outcome := OutcomeSuccess

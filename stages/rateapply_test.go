@@ -215,3 +215,42 @@ func TestRateApplyFullKey(t *testing.T) {
 }
 
 var _ message.Publisher = (*outbox)(nil)
+
+// What another process has changed is announced where it contradicts what was last
+// announced here, and only there.
+func TestRateApplyFollowsOthers(t *testing.T) {
+	b := start(t, Builtin(), fmt.Sprintf(adjusting, "change"), nil)
+	others := func(coordinator string, level event.Level, ts float64) error {
+		t.Helper()
+		if _, err := b.rates.Apply(context.Background(), Adjustment{
+			Provider: "ibkr", Coordinator: coordinator, Level: level, Policy: Policy{OK: 1, Soft: 0.5}, Time: ts,
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return b.rates.others[0]("ibkr")
+	}
+	if err := others("x", event.LevelSoft, at); err != nil || len(b.announcements()) != 0 {
+		t.Errorf("announced before anything was said here: %v, %v", b.announcements(), err)
+	}
+	if r := b.send("1-0", feedback("a", "hard", at)); r.err != nil {
+		t.Fatal(r.err)
+	}
+	down := errors.New("bus is down")
+	b.outbox.failWith(down)
+	if err := others("a", event.LevelOK, at+1); !errors.Is(err, down) {
+		t.Errorf("got %v, want the publisher's error, to be told again", err)
+	}
+	b.outbox.failWith(nil)
+	for range 2 {
+		if err := others("a", event.LevelOK, at+1); err != nil {
+			t.Error(err)
+		}
+	}
+	var reasons []event.Level
+	for _, a := range b.announcements() {
+		reasons = append(reasons, a.Reason)
+	}
+	if diff := cmp.Diff([]event.Level{event.LevelHard, event.LevelSoft}, reasons); diff != "" {
+		t.Errorf("announced (-want +got):\n%s", diff)
+	}
+}

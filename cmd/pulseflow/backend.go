@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/internal/adjust"
 	"github.com/mjdevaccount/pulseflow/internal/admin"
 	"github.com/mjdevaccount/pulseflow/internal/bus"
 	"github.com/mjdevaccount/pulseflow/internal/telemetry"
@@ -30,6 +31,8 @@ type backend interface {
 	// bus.ErrNoEntry when it is not there.
 	entry(ctx context.Context, stream, id string) (bus.Entry, error)
 	remove(ctx context.Context, stream, id string) error
+	// registers are where processes share rate levels; nil on a bus of one process.
+	registers() adjust.Registers
 	// overflow is how many entries of a stream a bounded buffer has dropped.
 	overflow(stream string) int64
 	// idle reports whether the flows of plan have nothing queued or in flight.
@@ -38,11 +41,14 @@ type backend interface {
 	Close(ctx context.Context) error
 }
 
-// newBackend makes the bus of a plan, with its metrics.
-func newBackend(plan *router.Plan, reg prometheus.Registerer, log *slog.Logger) (backend, error) {
+// newBackend makes the bus of a plan, with its metrics. A bus that delivers entries
+// again until they are acknowledged calls beforeAck before it acknowledges any.
+func newBackend(plan *router.Plan, reg prometheus.Registerer, log *slog.Logger,
+	beforeAck func(ctx context.Context, stream, group string) error,
+) (backend, error) {
 	f := plan.File
 	if f.Bus.Backend == "redis" {
-		return newRedisBackend(plan, reg, log)
+		return newRedisBackend(plan, reg, log, beforeAck)
 	}
 	m, err := bus.NewInMemory(bus.InMemoryConfig{
 		Capacity: f.Bus.Capacity, Lanes: f.Bus.Lanes, MaxEventSize: f.Bus.MaxEventSize,
@@ -84,21 +90,27 @@ func (b memoryBackend) remove(ctx context.Context, stream, id string) error {
 	return b.Delete(ctx, stream, id)
 }
 
+func (memoryBackend) registers() adjust.Registers { return nil }
+
 func (b memoryBackend) overflow(stream string) int64 { return b.DeadLetterOverflow(stream) }
 
 func (b memoryBackend) idle(context.Context, *router.Plan) (bool, error) { return b.Idle(), nil }
 
 // newRedis opens no connection: Redis may come later.
 func newRedis(f *flows.File, log *slog.Logger, observer bus.RedisObserver) (*bus.Redis, error) {
+	return bus.NewRedis(redisConfig(f, log, observer))
+}
+
+func redisConfig(f *flows.File, log *slog.Logger, observer bus.RedisObserver) bus.RedisConfig {
 	r := f.Bus.Redis
-	return bus.NewRedis(bus.RedisConfig{
+	return bus.RedisConfig{
 		URL:      r.URL,
 		TLS:      bus.RedisTLS{CA: r.TLS.CA, Cert: r.TLS.Cert, Key: r.TLS.Key, ServerName: r.TLS.ServerName},
 		Consumer: r.Consumer, Batch: r.Batch, MaxInFlight: r.MaxInFlight, AckEvery: r.AckEvery, AckBatch: r.AckBatch,
 		Block: r.Block, Lease: r.Lease, MaxIdle: r.MaxIdle, MaxDeliveries: r.MaxDeliveries,
 		MaxLen: r.MaxLen, DeadLetterMaxLen: unlimited(r.DeadLetterMaxLen), Trim: r.Trim, Lanes: f.Bus.Lanes,
 		MaxEventSize: f.Bus.MaxEventSize, DrainTimeout: f.ShutdownTimeout, Logger: log, Observer: observer,
-	})
+	}
 }
 
 // unlimited turns the file's 0, which sets no limit, into the transport's.
@@ -109,7 +121,9 @@ func unlimited(n int64) int64 {
 	return n
 }
 
-func newRedisBackend(plan *router.Plan, reg prometheus.Registerer, log *slog.Logger) (backend, error) {
+func newRedisBackend(plan *router.Plan, reg prometheus.Registerer, log *slog.Logger,
+	beforeAck func(ctx context.Context, stream, group string) error,
+) (backend, error) {
 	var groups []telemetry.StreamGroup
 	for _, p := range plan.Flows {
 		if p.Disabled == "" {
@@ -125,7 +139,9 @@ func newRedisBackend(plan *router.Plan, reg prometheus.Registerer, log *slog.Log
 	if err != nil {
 		return nil, err
 	}
-	if r, err = newRedis(plan.File, log, watch); err != nil {
+	config := redisConfig(plan.File, log, watch)
+	config.BeforeAck = beforeAck
+	if r, err = bus.NewRedis(config); err != nil {
 		return nil, err
 	}
 	return redisBackend{r}, nil
@@ -166,6 +182,8 @@ func (b redisBackend) entry(ctx context.Context, stream, id string) (bus.Entry, 
 func (b redisBackend) remove(ctx context.Context, stream, id string) error {
 	return b.Delete(ctx, stream, id)
 }
+
+func (b redisBackend) registers() adjust.Registers { return b.Registers() }
 
 // overflow is zero: the stream's own limit is Redis's business.
 func (redisBackend) overflow(string) int64 { return 0 }

@@ -228,6 +228,7 @@ flows:
   back: {from: {stream: b}, stages: [{filter: {when: key != "x"}}], to: {stream: a}}
 `,
 		"retry-longer-than-idle": minimal + "    retry: {max: 10, max_interval: 20s, multiplier: 10}\n" + redis,
+		"rates-not-shared":       minimal + redis + "rates: {share: false}\n",
 	} {
 		status, _, errs := invoke(t, nil, "", "check", writeFile(t, text))
 		if status != exitOK || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, "["+code+"]") {

@@ -63,6 +63,7 @@ func (f *fileFlags) plan(sys system, src sources) (*router.Plan, flows.Diagnosti
 	plan, more := router.NewPlan(file, stages.Builtin())
 	d = append(d, more...)
 	warnRetry(file, &d)
+	warnRates(file, &d)
 	d.Sort()
 	return plan, silence(d, src)
 }

@@ -22,9 +22,11 @@ import (
 const (
 	// idlePoll is how often --drain looks whether the flows are idle.
 	idlePoll = 20 * time.Millisecond
-	// adminGrace is how long requests in progress may take at the end, busGrace how
-	// long connections take to close.
+	// adminGrace is how long requests in progress may take at the end, ratesGrace how
+	// long the last rate levels take to be kept, busGrace how long connections take to
+	// close.
 	adminGrace = time.Second
+	ratesGrace = 500 * time.Millisecond
 	busGrace   = time.Second
 	// exitGrace is how long the process lives on after shutdown_timeout at most: with
 	// the default of 8 s it is gone within 10.
@@ -58,7 +60,10 @@ func newService(plan *router.Plan, log *slog.Logger) (s *service, err error) {
 	if err != nil {
 		return s, fmt.Errorf("metrics: %w", err)
 	}
-	if s.rates, err = adjust.New(plan.File.Providers, log); err != nil {
+	if s.bus, err = newBackend(plan, s.metrics, log, s.commitRates()); err != nil {
+		return s, configError(fmt.Errorf("bus: %w", err))
+	}
+	if s.rates, err = newRates(plan, s.bus, s); err != nil {
 		return s, fmt.Errorf("rate coordinator: %w", err)
 	}
 	deps := router.Deps{
@@ -71,9 +76,6 @@ func newService(plan *router.Plan, log *slog.Logger) (s *service, err error) {
 		if err := telemetry.RegisterRates(s.metrics, s.rates.Gauges); err != nil {
 			return s, fmt.Errorf("metrics: %w", err)
 		}
-	}
-	if s.bus, err = newBackend(plan, s.metrics, log); err != nil {
-		return s, configError(fmt.Errorf("bus: %w", err))
 	}
 	deps.Transport = s.bus
 	if s.router, err = router.Build(plan, deps); err != nil {
@@ -119,6 +121,9 @@ func (s *service) runToTheEnd(ctx context.Context, cancel context.CancelCauseFun
 		s.log.Info("admin listener is up", "address", "http://"+s.admin.Addr())
 	}
 	s.announce()
+	if s.rates != nil {
+		s.rates.Start()
+	}
 	err := s.router.Run(ctx, func() {
 		feeding.Go(func() {
 			if err := s.feedAll(ctx, feed); err != nil {
@@ -176,6 +181,14 @@ func (s *service) close() error {
 		ctx, cancel := context.WithTimeout(context.Background(), adminGrace)
 		defer cancel()
 		errs = append(errs, s.admin.Shutdown(ctx))
+	}
+	if s.rates != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), ratesGrace)
+		defer cancel()
+		if err := s.rates.Close(ctx); err != nil {
+			// On Redis the events are not acknowledged, and come again.
+			s.log.Warn("rate levels not kept at the end", "err", err)
+		}
 	}
 	if s.bus != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), busGrace)

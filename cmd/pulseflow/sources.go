@@ -49,7 +49,29 @@ func (s *service) ready() admin.Readiness {
 			r.Reasons = append(r.Reasons, f.Reason)
 		}
 	}
+	s.ratesReady(&r)
 	return r
+}
+
+// ratesReady adds how the rate levels are kept. Providers that grant nothing yet have
+// not started.
+func (s *service) ratesReady(r *admin.Readiness) {
+	if s.rates == nil {
+		return
+	}
+	if unshared(s.plan.File) {
+		r.Warnings = append(r.Warnings, "rates are not shared: "+notShared)
+	}
+	reason, restoring := s.rates.Fault()
+	if reason == "" {
+		return
+	}
+	r.Reasons = append(r.Reasons, reason)
+	if r.Status == admin.Ready {
+		if r.Status = admin.Degraded; restoring {
+			r.Status = admin.Starting
+		}
+	}
 }
 
 // ingest puts a posted event on the stream of its topic. A bare one becomes a

@@ -31,6 +31,7 @@ func warnings() []warning {
 		{flows.CodeRegistryUnused, "registry.enabled is true, and this version uses no registry"},
 		{router.CodeFlowLoop, "flows publish in a circle, which a stage of theirs may end"},
 		{codeRetryLongerThanIdle, "on Redis, the waits of a flow's retries can exceed bus.redis.max_idle"},
+		{codeRatesNotShared, "on Redis, rates.share is off, so the processes of a group come to different rates"},
 	}
 }
 

@@ -3,6 +3,7 @@ package adjust
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -18,34 +19,57 @@ type Applier struct {
 	coordinator *rate.Coordinator
 	log         *slog.Logger
 	lines       *lineBudget
+
+	share *share // nil: the levels are not shared
+	keep  *keep  // nil: nor kept in a file
 }
 
-var _ stages.RateApplier = (*Applier)(nil)
+var (
+	_ stages.RateApplier   = (*Applier)(nil)
+	_ stages.RateFollowing = (*Applier)(nil)
+)
 
 // New returns an Applier of the declared providers, nil when there is none. Each
 // adjustment is logged at info level, as far as a reader could follow. The error
 // names every provider that is declared wrongly.
-func New(providers []flows.Provider, log *slog.Logger) (*Applier, error) {
-	return NewOn(nil, providers, log)
-}
-
-// NewOn is New on a clock of the caller's; nil is the system's.
-func NewOn(clock rate.Clock, providers []flows.Provider, log *slog.Logger) (*Applier, error) {
+//
+// With WithRegisters or WithFile it has to be started, and closed.
+func New(providers []flows.Provider, log *slog.Logger, options ...Option) (*Applier, error) {
 	if len(providers) == 0 {
 		return nil, nil
 	}
-	cfg, now := rate.Config{Clock: clock}, time.Now
-	if clock != nil {
-		now = clock.Now
+	var opts settings
+	for _, o := range options {
+		o(&opts)
 	}
+	cfg, now := rate.Config{Clock: opts.clock}, time.Now
+	if opts.clock != nil {
+		now = opts.clock.Now
+	}
+	var names []string
 	for _, p := range providers {
-		cfg.Providers = append(cfg.Providers, providerConfig(p))
+		config := providerConfig(p)
+		if policy, ok := opts.policies[p.Name]; ok {
+			config.Policy = (*rate.Policy)(&policy)
+		}
+		cfg.Providers = append(cfg.Providers, config)
+		names = append(names, p.Name)
+	}
+	if opts.registers != nil {
+		cfg.Folding = rate.Folding{Older: backlogAge, Within: foldWithin}
 	}
 	c, err := rate.NewCoordinator(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &Applier{coordinator: c, log: log, lines: newLineBudget(now)}, nil
+	a := &Applier{coordinator: c, log: log, lines: newLineBudget(now)}
+	switch {
+	case opts.registers != nil:
+		a.share = newShare(c, names, opts.key, opts.registers, opts.patience, log)
+	case opts.file != "":
+		a.keep = newKeep(c, names, opts.file, log)
+	}
+	return a, nil
 }
 
 // Coordinator returns the coordinator behind it, for those who are paced by it.
@@ -66,6 +90,11 @@ func providerConfig(p flows.Provider) rate.ProviderConfig {
 
 // Apply implements stages.RateApplier.
 func (a *Applier) Apply(ctx context.Context, adj stages.Adjustment) (stages.RateState, error) {
+	if a.share != nil {
+		if err := a.share.wait(ctx); err != nil {
+			return stages.RateState{}, fmt.Errorf("wait for the levels to be restored: %w", err)
+		}
+	}
 	result, err := a.coordinator.Apply(rate.Adjustment{
 		Provider: adj.Provider, Coordinator: adj.Coordinator, Level: rate.Level(adj.Level),
 		Policy: rate.Policy(adj.Policy), Time: event.At(adj.Time),

@@ -229,7 +229,7 @@ func (c stopped) Stop() bool                                 { return false }
 
 func TestApplierOnAClockOfTheCallers(t *testing.T) {
 	clock := stopped{time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)}
-	a, err := NewOn(clock, []flows.Provider{{Name: "ibkr", Rate: 60, Burst: 60}}, slog.New(slog.DiscardHandler))
+	a, err := New([]flows.Provider{{Name: "ibkr", Rate: 60, Burst: 60}}, slog.New(slog.DiscardHandler), WithClock(clock))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,9 @@
 // stages.RateApplier of the service, and shows the coordinator's state to the
 // metrics and to the admin listener.
 //
+// It also keeps the levels alive beyond the process: share.go exchanges them with
+// other processes, keep.go has them in a file, register.go spells them for both.
+//
 // The coordinator itself knows neither stages nor metrics (internal/rate). What it
 // can do that a stage should reach goes here.
 package adjust

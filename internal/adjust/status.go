@@ -1,6 +1,7 @@
 package adjust
 
 import (
+	"context"
 	"time"
 
 	"github.com/mjdevaccount/pulseflow/internal/rate"
@@ -42,6 +43,8 @@ type ProviderStatus struct {
 	Granted       uint64  `json:"granted"`
 	Denied        uint64  `json:"denied"`
 	Stale         uint64  `json:"stale"`
+	// OnHold says that nothing is granted before the levels have been restored.
+	OnHold bool `json:"on_hold,omitempty"`
 	// Evicted are the coordinators dropped to stay within max_coordinators.
 	Evicted uint64 `json:"evicted"`
 	// Override is what an operator has set in place of the level's scale, null when there is
@@ -102,7 +105,7 @@ func (a *Applier) status(s rate.State) ProviderStatus {
 	status := ProviderStatus{
 		Provider: s.Provider, Level: s.Level.String(), Scale: s.Scale, EffectiveRate: s.EffectiveRate,
 		Tokens: s.Tokens, Waiters: s.Waiters, Granted: s.Granted, Denied: s.Denied, Stale: s.Stale, Evicted: s.Evicted,
-		RampTarget: s.RampTarget, AgeSeconds: s.Age.Seconds(),
+		OnHold: s.OnHold, RampTarget: s.RampTarget, AgeSeconds: s.Age.Seconds(),
 		Breaker: BreakerStatus{
 			State: s.Breaker.State.String(), Failures: s.Breaker.Failures,
 			RetryAfterSeconds: s.Breaker.RetryAfter.Seconds(),
@@ -128,9 +131,29 @@ func (a *Applier) status(s rate.State) ProviderStatus {
 	return status
 }
 
-// Forget releases the level a coordinator holds and reports whether it held one. The
-// error says that there is no such provider.
+// forgetTime bounds how long Forget waits for other processes to be told.
+const forgetTime = 2 * time.Second
+
+// Forget releases the level a coordinator holds, in every process that shares the
+// levels, and reports whether it held one. The error says that there is no such
+// provider. Where the others cannot be told now, they are told later.
 func (a *Applier) Forget(provider, coordinator string) (bool, error) {
 	held, err := a.coordinator.Forget(provider, coordinator)
-	return held, a.known(provider, err)
+	if err != nil || a.share == nil {
+		return held, a.known(provider, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), forgetTime)
+	defer cancel()
+	if !held { // another process may know it, and not have told this one yet
+		if err := a.share.look(ctx); err == nil {
+			held, err = a.coordinator.Forget(provider, coordinator)
+			if err != nil {
+				return held, err
+			}
+		}
+	}
+	if err := a.share.commit(ctx); err != nil {
+		a.log.Warn("coordinator forgotten here, and not shared yet", "provider", provider, "err", err)
+	}
+	return held, nil
 }

@@ -17,6 +17,8 @@ type Readiness struct {
 	Status string `json:"status"`
 	// Reasons say why it is not ready, one a cause.
 	Reasons []string `json:"reasons,omitempty"`
+	// Warnings say what an operator should know although it is ready.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {

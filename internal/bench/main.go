@@ -65,6 +65,7 @@ type subject struct {
 	// worker is the worker to run; "" runs pulseflow with the publish mode given.
 	worker string
 	when   string
+	alone  bool // does not share rate levels
 	inmem  bool
 	// limit says which subject its ratio is taken to.
 	base string
@@ -76,6 +77,7 @@ var subjects = []subject{
 	{name: "redis: stock watermill-redisstream, 16 subscriptions", worker: "stock16", base: "raw"},
 	{name: "redis: pulseflow, whole chain", base: "raw"},
 	{name: "redis: pulseflow, whole chain, publish on change", when: "change", base: "raw"},
+	{name: "redis: pulseflow, publish on change, levels not shared", when: "change", alone: true, base: "raw"},
 	{name: "redis: pulseflow, whole chain, publish always", when: "always", base: "raw"},
 	{name: "inmem: gochannel + router, no-op handler", worker: "gochannel", inmem: true},
 	{name: "inmem: pulseflow, whole chain", worker: "chain", inmem: true, base: "gochannel"},
@@ -85,7 +87,7 @@ func (s subject) key() string {
 	if s.worker != "" {
 		return s.worker
 	}
-	return "pulseflow " + s.when
+	return fmt.Sprintf("pulseflow %s %v", s.when, s.alone)
 }
 
 // figures is one measurement.
@@ -187,7 +189,7 @@ func measure(ctx context.Context, s subject, o options, server *redisServer) (fi
 		program = self
 		args = []string{"-worker", s.worker, "-n", fmt.Sprint(o.entries), "-url", server.url, "-mallocs", server.mallocs()}
 	default:
-		file, err := flowFile(s.when)
+		file, err := flowFile(s.when, s.alone)
 		if err != nil {
 			return figures{}, err
 		}

@@ -146,8 +146,8 @@ func allocations(admin string) float64 {
 }
 
 // flowFile writes the shipped flow with the publish mode given; "" publishes not
-// at all.
-func flowFile(when string) (string, error) {
+// at all. Alone keeps the rate levels to the process.
+func flowFile(when string, alone bool) (string, error) {
 	publish := "- rate-apply"
 	if when != "" {
 		publish = "- rate-apply: {publish: telemetry.rate_adjustment, when: " + when + "}"
@@ -159,6 +159,7 @@ func flowFile(when string) (string, error) {
 	path := filepath.Join(dir, "flows.yaml")
 	return path, os.WriteFile(path, []byte(`version: 1
 bus: {backend: redis, redis: {url: "${REDIS_URL:-redis://localhost:6379/0}"}}
+rates: {share: `+fmt.Sprint(!alone)+`} # pulseflow: allow rates-not-shared
 providers:
   ibkr: {rate: 60, burst: 60, min_rate: 1}
 flows:

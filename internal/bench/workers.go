@@ -166,7 +166,7 @@ func entries(n int) [][]byte {
 // newFlow builds the shipped flow over a transport, with rates in the place of the
 // coordinator where they are given.
 func newFlow(transport func(*flows.File) (router.Transport, error), rates stages.RateApplier) (*router.Router, *router.Plan, error) {
-	path, err := flowFile("change")
+	path, err := flowFile("change", false)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -89,6 +89,11 @@ type RedisConfig struct {
 	// DrainTimeout is how long a subscription that ends waits for the events the router holds. Default 8s.
 	DrainTimeout time.Duration
 
+	// BeforeAck is called before a subscription acknowledges entries to Redis, with its stream and group. They are
+	// acknowledged when it returns nil; after an error it is called again. What handlers leave to be written somewhere
+	// is made safe here, for many entries at once. Default none.
+	BeforeAck func(ctx context.Context, stream, group string) error
+
 	// Logger is told what changes: one line when Redis is lost and one when it is back, not one an attempt. Default none.
 	Logger *slog.Logger
 	// Observer is told what is done, for metrics. Default none.

@@ -19,6 +19,7 @@ type acks struct {
 	flight        *flight
 	observer      RedisObserver
 	health        *health
+	before        func(ctx context.Context, stream, group string) error // may be nil
 
 	mu      sync.Mutex
 	waiting []settledEntry
@@ -35,7 +36,7 @@ type settledEntry struct {
 func newAcks(r *Redis, stream, group string, f *flight, h *health) *acks {
 	return &acks{
 		client: r.client, stream: stream, group: group, every: r.cfg.AckEvery, batch: r.cfg.AckBatch,
-		flight: f, observer: r.cfg.Observer, health: h,
+		flight: f, observer: r.cfg.Observer, health: h, before: r.cfg.BeforeAck,
 		some: make(chan struct{}, 1), full: make(chan struct{}, 1),
 	}
 }
@@ -115,7 +116,11 @@ func (a *acks) flush(ctx context.Context) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	sent, err := a.send(ctx, batch)
+	var sent int
+	err := a.prepare(ctx)
+	if err == nil {
+		sent, err = a.send(ctx, batch)
+	}
 	a.settle(batch[:sent])
 	a.mu.Lock()
 	if sent < len(batch) {
@@ -130,6 +135,14 @@ func (a *acks) flush(ctx context.Context) error {
 	a.observer.AckFailed(a.stream, a.group, len(batch)-sent)
 	notify(a.some)
 	return err
+}
+
+// prepare has done what must be before an acknowledgement.
+func (a *acks) prepare(ctx context.Context) error {
+	if a.before == nil {
+		return nil
+	}
+	return a.before(ctx, a.stream, a.group)
 }
 
 // send sends XACKs of up to batch IDs in one pipeline and returns how many entries, from the first, Redis has taken.

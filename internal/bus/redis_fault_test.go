@@ -477,6 +477,49 @@ func TestRedisAcknowledgesLater(t *testing.T) {
 	}
 }
 
+// Nothing is acknowledged before what has to be done before, and nothing is run again meanwhile; of many entries it is
+// done once.
+func TestRedisDoesFirstWhatComesBeforeAcknowledging(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	client := srv.Client(t)
+	var refuse atomic.Bool
+	var asked, done atomic.Int64
+	refuse.Store(true)
+	r, seen := newRig(t, srv.URL(), func(c *RedisConfig) {
+		c.BeforeAck = func(_ context.Context, stream, group string) error {
+			if stream != testStream || group != testGroup {
+				t.Errorf("asked for %s, %s", stream, group)
+			}
+			asked.Add(1)
+			if refuse.Load() {
+				return errors.New("not now")
+			}
+			done.Add(1)
+			return nil
+		}
+	}), newTally()
+	end := r.subscribe(t, StartOldest, 8, seen.handle(nil))
+	ids := fill(t, client, 100, 5)
+	until(t, "all are handled", func() bool { return seen.distinct() == len(ids) })
+	until(t, "it is asked again", func() bool { return asked.Load() > 2 })
+	if got := pending(t, client); got != len(ids) {
+		t.Errorf("%d pending, want all %d", got, len(ids))
+	}
+	until(t, "the reason shows", func() bool { err := r.Up(); return err != nil && strings.Contains(err.Error(), "not now") })
+	refuse.Store(false)
+	until(t, "all are acknowledged", func() bool { return pending(t, client) == 0 && r.Up() == nil })
+	if n := done.Load(); n > 20 {
+		t.Errorf("done %d times for %d entries", n, len(ids))
+	}
+	more := fill(t, client, 10, 5)
+	until(t, "more are handled", func() bool { return seen.distinct() == len(ids)+len(more) })
+	end()
+	if got := pending(t, client); got != 0 || seen.total != len(ids)+len(more) {
+		t.Errorf("%d pending after the end, %d handled", got, seen.total)
+	}
+}
+
 // No more entries are taken than may be in flight, whether they are being handled or wait to be acknowledged.
 func TestRedisBoundsWhatIsInFlight(t *testing.T) {
 	t.Parallel()

@@ -75,6 +75,9 @@ type Config struct {
 	// and pin its level. A provider may have its own. 0 means
 	// DefaultMaxFutureSkew.
 	MaxFutureSkew time.Duration
+	// Folding lets the events of a backlog take effect together. The zero value
+	// folds nothing.
+	Folding Folding
 	// Clock is the source of time; nil means the system's.
 	Clock Clock
 }
@@ -183,6 +186,9 @@ func NewCoordinator(config Config) (*Coordinator, error) {
 	}
 	var errs []error
 	skew := cmp.Or(config.MaxFutureSkew, DefaultMaxFutureSkew)
+	if f := config.Folding; f.Older < 0 || f.Within < 0 {
+		errs = append(errs, fmt.Errorf("folding: %v and %v must not be negative", f.Older, f.Within))
+	}
 	if skew < 0 {
 		errs = append(errs, fmt.Errorf("max_future_skew %v must not be negative", skew))
 	}
@@ -198,6 +204,7 @@ func NewCoordinator(config Config) (*Coordinator, error) {
 		}
 		pc.MaxFutureSkew = cmp.Or(pc.MaxFutureSkew, skew)
 		p := newProvider(i, pc.withDefaults(), c.clock, start, c.watchers)
+		p.folding = config.Folding
 		c.providers = append(c.providers, p)
 		c.byName[pc.Name] = p
 	}
@@ -438,7 +445,8 @@ type State struct {
 	// Override is in force in place of Level's scale; nil when there is none.
 	Override *Override
 	// EffectiveRate is max(MinRate, Rate × Scale), in tokens/s, or less while
-	// it grows to that.
+	// it grows to that. Folded events (Config.Folding) change it a little later
+	// than Level and Scale.
 	EffectiveRate float64
 	// RampTarget is what EffectiveRate grows to; 0 when it does not grow.
 	RampTarget float64
@@ -459,6 +467,8 @@ type State struct {
 	Stale, Evicted uint64
 	// Coordinators is how many hold a level.
 	Coordinators int
+	// OnHold says that nothing is granted until Release.
+	OnHold bool
 }
 
 // State returns a provider's state.

@@ -60,8 +60,8 @@
 //
 // level.go has what levels mean: policy, aggregate, silence. ramp.go has how a
 // rate is raised, breaker.go and cooldown.go what refuses calls. holdings.go has
-// which coordinator holds which level, and is where a restored or shared level
-// comes in, by the same apply as an event. provider.go has one provider: who
+// which coordinator holds which level, journal.go what of that is kept outside
+// and comes in from there, and shared.go the methods for it. provider.go has one provider: who
 // waits, and what else may refuse or pace a token. bucket.go and quantity.go
 // are the arithmetic. watch.go has those who follow changes, clock.go the
 // source of time, and coordinator.go the configuration and exported methods.

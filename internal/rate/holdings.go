@@ -60,6 +60,7 @@ type holdings struct {
 	gone    map[string]*list.Element
 	goneLog list.List // of departed, longest gone first
 	evicted uint64
+	journal *journal // nil keeps none
 }
 
 type departed struct {
@@ -98,20 +99,36 @@ func (h *holdings) apply(coordinator string, s signal, now time.Time) (stale boo
 	case h.departedSince(name, s):
 		return true
 	default:
-		// A copy, since the caller's string may be part of a whole payload.
-		e = &held{name: strings.Clone(name)}
-		h.byName[e.name] = e
+		h.journal.change(h.hold(name, s, now).name)
+		return false
 	}
 	e.signal = s
 	h.place(e, now)
-	if h.aggregate == AggregateLast && (h.newest == nil || h.newest.compare(s) < 0) {
-		h.newest = e
-	}
+	h.followNewest(e)
+	h.journal.change(e.name)
+	return false
+}
+
+// hold takes in a coordinator that was not known, and evicts one when there are too
+// many.
+func (h *holdings) hold(name string, s signal, now time.Time) *held {
+	// A copy, since the caller's string may be part of a whole payload.
+	e := &held{name: strings.Clone(name), signal: s}
+	h.byName[e.name] = e
+	h.place(e, now)
+	h.followNewest(e)
 	if len(h.byName) > h.limit {
 		h.drop(h.victim())
 		h.evicted++
 	}
-	return false
+	return e
+}
+
+// followNewest notes e when its signal is the newest.
+func (h *holdings) followNewest(e *held) {
+	if h.aggregate == AggregateLast && (h.newest == nil || h.newest.compare(e.signal) < 0) {
+		h.newest = e
+	}
 }
 
 // departedSince reports whether a coordinator that is gone had already said
@@ -161,7 +178,15 @@ func (h *holdings) victim() *held {
 	return victim
 }
 
+// drop makes a coordinator one that is gone, by this process's own decision.
 func (h *holdings) drop(e *held) {
+	h.depart(e)
+	if _, remembered := h.gone[e.name]; remembered {
+		h.journal.change(e.name)
+	}
+}
+
+func (h *holdings) depart(e *held) {
 	h.unplace(e)
 	delete(h.byName, e.name)
 	if h.newest == e {
@@ -172,11 +197,7 @@ func (h *holdings) drop(e *held) {
 			}
 		}
 	}
-	h.gone[e.name] = h.goneLog.PushBack(departed{e.name, e.signal})
-	if len(h.gone) > h.limit {
-		oldest := h.goneLog.Remove(h.goneLog.Front()).(departed)
-		delete(h.gone, oldest.name)
-	}
+	h.remember(departed{e.name, e.signal})
 }
 
 func (h *holdings) place(e *held, now time.Time) {

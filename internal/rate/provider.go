@@ -33,6 +33,9 @@ type provider struct {
 	cooldowns   cooldowns
 	override    override
 	current     announced
+	folding     Folding
+	foldEnd     time.Duration // when folded events take effect; noAlarm when there are none
+	onHold      bool          // nothing is granted
 
 	queue  list.List // of *waiter, first come first
 	demand uint64    // tokens the queue waits for
@@ -81,6 +84,7 @@ func newProvider(index int, config ProviderConfig, clock Clock, start time.Time,
 		holdings: newHoldings(config.MaxCoordinators, config.Aggregate, config.OnSilence),
 		breaker:  breaker{config: config.Breaker},
 		alarm:    noAlarm,
+		foldEnd:  noAlarm,
 		ramp:     ramp{to: -1}, // so that the first evaluation sets the rate, and at once
 	}
 	p.evaluate(0)
@@ -113,7 +117,7 @@ func (p *provider) acquire(ctx context.Context, n int) error {
 		return err
 	}
 	p.breaker.admit(at)
-	if p.queue.Len() == 0 && p.bucket.take(uint64(n)) {
+	if p.queue.Len() == 0 && !p.onHold && p.bucket.take(uint64(n)) {
 		p.granted += uint64(n)
 		p.arm(now)
 		p.mu.Unlock()
@@ -168,7 +172,7 @@ func (p *provider) tryAcquire(n int) (bool, time.Duration, error) {
 		p.denied++
 		return false, refused.RetryAfter, refused
 	}
-	if p.queue.Len() == 0 && p.bucket.take(uint64(n)) {
+	if p.queue.Len() == 0 && !p.onHold && p.bucket.take(uint64(n)) {
 		p.breaker.admit(at)
 		p.granted += uint64(n)
 		return true, 0, nil
@@ -310,6 +314,9 @@ func (p *provider) apply(a Adjustment) (Result, error) {
 	if newer := at.Compare(p.policySince); newer > 0 || newer == 0 && a.Policy.compare(p.policy) < 0 {
 		p.policy, p.policySince = a.Policy, at
 	}
+	if p.folds(at, now, instant) {
+		return Result{State: p.state(now), Stale: stale}, nil
+	}
 	changed := p.evaluate(instant)
 	return Result{State: p.state(now), Changed: changed, Stale: stale}, nil
 }
@@ -403,6 +410,9 @@ func (p *provider) advance(now time.Time) time.Duration {
 		p.holdings.release(now)
 		p.evaluate(at)
 	}
+	if p.foldEnd != noAlarm && p.foldEnd <= at {
+		p.evaluate(at)
+	}
 	if p.breaker.advance(at) || p.current.cooling && p.cooldowns.global <= at {
 		p.announce(at)
 	}
@@ -423,6 +433,7 @@ func (p *provider) climb(now time.Duration) {
 // evaluate derives the rate from the held levels and the policy, and reports
 // whether anything is new to the outside.
 func (p *provider) evaluate(at time.Duration) (changed bool) {
+	p.foldEnd = noAlarm
 	if target := max(p.config.MinRate, p.config.Rate*p.scale()); target != p.ramp.to {
 		p.ramp.aim(target, at)
 		p.bucket.setRate(p.ramp.rate)
@@ -474,6 +485,9 @@ func (p *provider) wait(tokens uint64) time.Duration {
 		b.setRate(r.rate)
 	}
 	wait, passed := b.wait(tokens), b.at-p.bucket.at
+	if p.onHold {
+		wait = max(wait, heldRetry)
+	}
 	if wait > Never-passed {
 		return Never
 	}
@@ -482,6 +496,9 @@ func (p *provider) wait(tokens uint64) time.Duration {
 
 // grant serves the queue in order as far as the stored tokens go.
 func (p *provider) grant() {
+	if p.onHold {
+		return
+	}
 	for front := p.queue.Front(); front != nil; front = p.queue.Front() {
 		w := front.Value.(*waiter)
 		if !p.bucket.take(w.tokens) {
@@ -495,12 +512,12 @@ func (p *provider) grant() {
 }
 
 // arm sets the timer to the next instant at which time alone changes
-// something: the head of the queue can be served, silence releases a level, the
-// ramp takes a step, the breaker half-opens, or the global cooldown or the override
-// ends.
+// something: the head of the queue can be served, silence releases a level, folded
+// events take effect, the ramp takes a step, the breaker half-opens, or the global
+// cooldown or the override ends.
 func (p *provider) arm(now time.Time) {
 	wait := Never
-	if front := p.queue.Front(); front != nil {
+	if front := p.queue.Front(); front != nil && !p.onHold {
 		wait = p.bucket.wait(front.Value.(*waiter).tokens)
 	}
 	if due, ok := p.holdings.due(); ok {
@@ -509,6 +526,9 @@ func (p *provider) arm(now time.Time) {
 	at := now.Sub(p.start)
 	if due, ok := p.ramp.due(); ok {
 		wait = min(wait, due-at)
+	}
+	if p.foldEnd != noAlarm {
+		wait = min(wait, p.foldEnd-at)
 	}
 	if p.breaker.state == BreakerOpen {
 		wait = min(wait, p.breaker.until-at)
@@ -552,7 +572,7 @@ func (p *provider) state(now time.Time) State {
 		Since:         since,
 		Age:           age(since, now),
 		Policy:        p.policy,
-		Scale:         p.current.scale,
+		Scale:         p.scale(),
 		Override:      p.override.status(at),
 		EffectiveRate: p.current.rate,
 		RampTarget:    target,
@@ -565,6 +585,7 @@ func (p *provider) state(now time.Time) State {
 		Stale:         p.stale,
 		Evicted:       p.holdings.evicted,
 		Coordinators:  len(p.holdings.byName),
+		OnHold:        p.onHold,
 	}
 }
 

@@ -125,7 +125,7 @@ func Run(ctx context.Context, config Config, flow Flow) (*Result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	clock := virtual.New(epoch)
-	applier, err := adjust.NewOn(clock, flow.Providers, slog.New(slog.DiscardHandler))
+	applier, err := adjust.New(flow.Providers, slog.New(slog.DiscardHandler), adjust.WithClock(clock))
 	switch {
 	case err != nil:
 		return nil, err

@@ -115,6 +115,9 @@ func TestDocumentedMetrics(t *testing.T) {
 	if err := RegisterRates(reg, func() []ProviderState { return nil }); err != nil {
 		t.Fatal(err)
 	}
+	if err := RegisterLevelsKept(reg, func() bool { return true }); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := NewStreams(reg, nil, nil, func() error { return nil }); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,430 @@
+package adjust
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/mjdevaccount/pulseflow/internal/rate"
+)
+
+const (
+	// pollEvery is how often the shared levels are looked at: what another process has
+	// shared takes effect here within it and a round trip or two.
+	pollEvery = 250 * time.Millisecond
+	// shareBatch is how many records go into one call.
+	shareBatch = 500
+	// Between attempts that fail the wait grows from pollEvery to this.
+	longestPoll = 2 * time.Second
+	// backlogAge is the age from which an event's effect waits foldWithin for what else
+	// comes: long enough for a good part of a backlog, and nothing beside the age.
+	backlogAge = time.Second
+	foldWithin = 20 * time.Millisecond
+)
+
+// Registers are named values that processes share, in hashes: texts of digits that
+// only grow. An error is a fault of whoever keeps them.
+type Registers interface {
+	// Check returns an error that names every permission that lacks.
+	Check(ctx context.Context, keys []string) error
+	// Versions tells cheaply whether hashes have changed.
+	Versions(ctx context.Context, keys []string) (epochs []string, versions []int64, err error)
+	// Read returns a whole hash.
+	Read(ctx context.Context, key string) (registers map[string]string, epoch string, version int64, err error)
+	// Raise sets registers to values unless they hold greater ones, which it returns, and
+	// deletes those of drop that hold the value given. Before and after are the versions.
+	Raise(ctx context.Context, key string, size int, values, drop map[string]string) (
+		more map[string]string, epoch string, before, after int64, err error)
+}
+
+// share keeps a coordinator's levels equal to those that other processes share: it
+// tells them what changes here and follows what changes there. Both are merges of
+// records, which neither order nor repetition matters to.
+type share struct {
+	coordinator *rate.Coordinator
+	providers   []string
+	keys        []string // of the providers' hashes
+	registers   Registers
+	patience    time.Duration // how long the coordinator is held for the first look
+	log         *slog.Logger
+
+	ctx    context.Context // of all calls
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	ready  chan struct{} // closed: restored, or given up
+
+	work   sync.Mutex      // held while the registers are read or written
+	seen   []version       // guarded by work
+	bad    []int           // guarded by work: values that could not be read
+	untold map[string]bool // guarded by work: providers whose followers are to be told
+	torn   bool            // guarded by work: what is there may not be what was there
+
+	mu        sync.Mutex
+	next      *commit // what comes after the one that runs; nil when nobody waits
+	running   bool
+	followers []func(provider string) error
+	fault     error // why the levels are not shared now; nil when they are
+	restored  bool  // the first look has succeeded
+	gaveUp    bool  // it had not when the time was over
+}
+
+// version is a state of a hash.
+type version struct {
+	epoch  string
+	number int64
+}
+
+// commit is one round of telling what has changed. Those who come while it runs wait
+// for the next one together.
+type commit struct {
+	done chan struct{}
+	err  error
+}
+
+func newShare(c *rate.Coordinator, providers []string, key func(provider string) string, r Registers, patience time.Duration,
+	log *slog.Logger,
+) *share {
+	s := &share{
+		coordinator: c, providers: providers, registers: r, patience: patience, log: log,
+		ready: make(chan struct{}), untold: make(map[string]bool), seen: make([]version, len(providers)), bad: make([]int, len(providers)),
+	}
+	for _, p := range providers {
+		s.keys = append(s.keys, key(p))
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	c.Journal()
+	c.Hold()
+	return s
+}
+
+// start begins to follow the shared levels.
+func (s *share) start() { s.done.Go(s.follow) }
+
+// close tells what is left to tell, as far as ctx allows, and ends.
+func (s *share) close(ctx context.Context) error {
+	s.coordinator.Settle()
+	err := s.commit(ctx)
+	s.cancel()
+	ended := make(chan struct{})
+	go func() {
+		s.done.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done(): // a call that hangs ends by its own limit
+	}
+	return err
+}
+
+// follow looks at the shared levels until close.
+func (s *share) follow() {
+	giveUp := time.AfterFunc(s.patience, s.giveUp)
+	defer giveUp.Stop()
+	for wait := time.Duration(0); ; {
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-s.ctx.Done():
+			timer.Stop()
+			return
+		}
+		err := s.look(s.ctx)
+		if s.ctx.Err() != nil {
+			return
+		}
+		s.note(err)
+		s.tell()
+		if err == nil {
+			wait = pollEvery
+		} else {
+			wait = min(max(2*wait, pollEvery), longestPoll)
+		}
+	}
+}
+
+// giveUp lets the coordinator go on with what it knows.
+func (s *share) giveUp() {
+	s.mu.Lock()
+	over := s.restored || s.gaveUp
+	s.gaveUp = !s.restored
+	err := s.fault
+	s.mu.Unlock()
+	if over {
+		return
+	}
+	s.log.Warn("rate levels not restored in time: providers go on as if none was under pressure, until they are",
+		"waited", s.patience, "err", err)
+	s.open()
+}
+
+// open ends the hold.
+func (s *share) open() {
+	s.coordinator.Release()
+	close(s.ready)
+}
+
+// note keeps how an attempt went: one line when it stops working, one when it works
+// again.
+func (s *share) note(err error) {
+	s.mu.Lock()
+	before, first, waiting := s.fault, err == nil && !s.restored, !s.gaveUp
+	s.fault = err
+	s.restored = s.restored || err == nil
+	s.mu.Unlock()
+	switch {
+	case first:
+		s.log.Info("rate levels restored", "providers", len(s.providers))
+		if waiting {
+			s.open()
+		}
+	case err == nil && before != nil:
+		s.log.Info("rate levels shared again")
+	case err != nil && before == nil:
+		s.log.Warn("rate levels not shared, will be tried until they are", "err", err)
+	}
+}
+
+// wait returns when events may be applied: once the levels have been restored, or
+// have not been in time.
+func (s *share) wait(ctx context.Context) error {
+	select {
+	case <-s.ready:
+		return nil
+	default:
+	}
+	select {
+	case <-s.ready:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// status is why the levels are not those of the other processes; "" when they are.
+func (s *share) status() (reason string, restoring bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !s.restored && !s.gaveUp && s.fault != nil:
+		return fmt.Sprintf("rate levels are being restored: %v", s.fault), true
+	case !s.restored && !s.gaveUp:
+		return "rate levels are being restored", true
+	case !s.restored && s.fault == nil:
+		return "rate levels not restored: providers go on as if none was under pressure: no answer yet", false
+	case !s.restored:
+		return fmt.Sprintf("rate levels not restored: providers go on as if none was under pressure: %v", s.fault), false
+	case s.fault != nil:
+		return fmt.Sprintf("rate levels not shared with other processes: %v", s.fault), false
+	}
+	return "", false
+}
+
+// look takes in what others have shared. The first look asks for permissions too.
+func (s *share) look(ctx context.Context) error {
+	s.mu.Lock()
+	first := !s.restored
+	s.mu.Unlock()
+	if first {
+		if err := s.registers.Check(ctx, s.keys); err != nil {
+			return err
+		}
+	}
+	s.work.Lock()
+	err := s.pull(ctx, first)
+	s.torn = err != nil
+	s.work.Unlock()
+	if err != nil {
+		return err
+	}
+	if s.coordinator.Changed() {
+		return s.commit(ctx)
+	}
+	return nil
+}
+
+// pull reads the hashes that have changed. A hash that may not be the one it was
+// (flushed, or a replica's that had not got everything) is compared as a whole, and
+// lacks nothing afterwards that is known here.
+func (s *share) pull(ctx context.Context, all bool) error {
+	epochs, numbers, err := s.registers.Versions(ctx, s.keys)
+	if err != nil {
+		return err
+	}
+	for i, provider := range s.providers {
+		seen, now := s.seen[i], version{epochs[i], numbers[i]}
+		if now == seen && !s.torn && !all {
+			continue
+		}
+		registers, epoch, number, err := s.registers.Read(ctx, s.keys[i])
+		if err != nil {
+			return err
+		}
+		records, bad := recordsOf(registers)
+		if bad > 0 && bad != s.bad[i] {
+			s.log.Warn("shared rate levels that cannot be read are left out", "provider", provider, "count", bad)
+		}
+		s.bad[i] = bad
+		if err := s.merge(provider, records); err != nil {
+			return err
+		}
+		lost := seen.epoch != "" && (epoch != seen.epoch || number < seen.number)
+		if s.torn || lost {
+			if err := s.restate(provider, registers); err != nil {
+				return err
+			}
+		}
+		s.seen[i] = version{epoch, number}
+	}
+	return nil
+}
+
+// restate makes the next commit tell all that the registers do not hold.
+func (s *share) restate(provider string, registers map[string]string) error {
+	known, err := s.coordinator.Records(provider)
+	if err != nil {
+		return err
+	}
+	var lacking []rate.Record
+	for _, r := range known {
+		text := registers[r.Coordinator]
+		if _, ok := recordOf(r.Coordinator, text); !ok || text < registerOf(r) {
+			lacking = append(lacking, r)
+		}
+	}
+	return s.coordinator.PutBack(provider, lacking)
+}
+
+// commit returns when all that has changed before the call is shared.
+func (s *share) commit(ctx context.Context) error {
+	s.mu.Lock()
+	if s.next == nil {
+		if !s.running && !s.coordinator.Changed() {
+			s.mu.Unlock()
+			return nil
+		}
+		s.next = &commit{done: make(chan struct{})}
+	}
+	c := s.next
+	if !s.running {
+		s.running = true
+		s.done.Go(s.commitAll)
+	}
+	s.mu.Unlock()
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// commitAll runs commits as long as somebody waits for one.
+func (s *share) commitAll() {
+	for {
+		s.mu.Lock()
+		c := s.next
+		s.next = nil
+		s.running = c != nil
+		s.mu.Unlock()
+		if c == nil {
+			return
+		}
+		s.work.Lock()
+		c.err = s.push(s.ctx)
+		if c.err != nil {
+			s.torn = true
+		}
+		s.work.Unlock()
+		if c.err != nil && s.ctx.Err() == nil {
+			s.note(c.err)
+		}
+		close(c.done)
+	}
+}
+
+// push shares what has changed. What fails is tried again by the next push.
+func (s *share) push(ctx context.Context) error {
+	for i, provider := range s.providers {
+		for {
+			changes, err := s.coordinator.Changes(provider, shareBatch)
+			if err != nil {
+				return err
+			}
+			if len(changes) == 0 {
+				break
+			}
+			if err := s.raise(ctx, i, changes); err != nil {
+				return fmt.Errorf("share levels of provider %q: %w", provider, firstOf(err, s.coordinator.PutBack(provider, changes)))
+			}
+		}
+	}
+	return nil
+}
+
+// firstOf returns the first of two errors that is one.
+func firstOf(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+func (s *share) raise(ctx context.Context, i int, changes []rate.Record) error {
+	values, drop := make(map[string]string, len(changes)), make(map[string]string)
+	for _, r := range changes {
+		if r.Dropped {
+			drop[r.Coordinator] = registerOf(r)
+		} else {
+			values[r.Coordinator] = registerOf(r)
+		}
+	}
+	more, epoch, before, after, err := s.registers.Raise(ctx, s.keys[i], registerSize, values, drop)
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.seen[i] == version{epoch, before}, s.seen[i].epoch == "" && before == 0:
+		s.seen[i] = version{epoch, after} // nobody else has changed it
+	case s.seen[i].epoch == "":
+		s.seen[i] = version{epoch, -1} // the hash is known now, what is in it is not
+	}
+	records, _ := recordsOf(more)
+	return s.merge(s.providers[i], records)
+}
+
+// merge takes in what others have shared.
+func (s *share) merge(provider string, records []rate.Record) error {
+	changed, err := s.coordinator.Merge(provider, records)
+	if changed {
+		s.untold[provider] = true
+	}
+	return err
+}
+
+// tell tells the followers of what others have changed. What fails is told again
+// after the next look.
+func (s *share) tell() {
+	s.mu.Lock()
+	followers := s.followers
+	s.mu.Unlock()
+	for _, provider := range s.providers {
+		s.work.Lock()
+		due := s.untold[provider]
+		delete(s.untold, provider)
+		s.work.Unlock()
+		if !due {
+			continue
+		}
+		for _, f := range followers {
+			if err := f(provider); err != nil {
+				s.log.Debug("change from another process not announced", "provider", provider, "err", err)
+				s.work.Lock()
+				s.untold[provider] = true
+				s.work.Unlock()
+			}
+		}
+	}
+}
