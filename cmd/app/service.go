@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -153,20 +154,40 @@ func (s *service) announce() {
 	}
 }
 
-// idle waits until nothing is queued or in flight.
+// idle waits until nothing is queued or in flight. A bus is asked for one flow after
+// another, and meanwhile a flow may hand an event on to one that has been looked at:
+// so it must be idle once more for each flow that publishes to another.
 func (s *service) idle(ctx context.Context) error {
-	for {
+	for seen := 0; ; {
 		idle, err := s.bus.idle(ctx, s.plan)
 		if err != nil {
 			return fmt.Errorf("drain: %w", err)
 		}
-		if idle {
+		if seen++; !idle {
+			seen = 0
+		}
+		if seen > links(s.plan) {
 			return nil
 		}
 		if err := (stages.SystemClock{}).Sleep(ctx, idlePoll); err != nil {
 			return nil
 		}
 	}
+}
+
+// links counts the flows that publish what another flow of the plan reads.
+func links(plan *router.Plan) int {
+	read := make(map[string]bool, len(plan.Flows))
+	for _, p := range plan.Flows {
+		read[p.StreamKey] = true
+	}
+	n := 0
+	for _, p := range plan.Flows {
+		if slices.ContainsFunc(p.Publications, func(out stages.Publication) bool { return read[out.Key] }) {
+			n++
+		}
+	}
+	return n
 }
 
 // close ends the parts in the order in which they stop being needed.
