@@ -82,8 +82,8 @@ flows:
 	})
 }
 
-// An event that is published and then fails is published again, and is one event to
-// a dedupe downstream.
+// An event that was published before a later stage failed is not published again; one
+// that comes twice is one event to a dedupe downstream.
 func TestWhatIsPublishedTwiceIsOneEvent(t *testing.T) {
 	onBothBuses(t, func(t *testing.T, l *line) {
 		var got seen
@@ -105,9 +105,14 @@ flows:
 			return got.handle(ctx, d, c, deps)
 		}, nil)
 		r.put("7-1", feedback("bars_1", "soft", 0))
+		r.eventually("both flows", func() bool { return r.count.of("success") == 2 })
+		if r.count.of("published success") != 1 || r.count.of("retried") != 1 {
+			t.Errorf("counts %v, want one publication in two runs", r.count.counts)
+		}
+		r.put("7-1", feedback("bars_1", "soft", 0))
 		r.eventually("the duplicate", func() bool { return r.count.of("duplicate") == 1 })
-		if n := len(got.of("second")); n != 1 {
-			t.Errorf("%d events downstream, want 1", n)
+		if n := len(got.of("second")); n != 1 || r.count.of("published success") != 2 {
+			t.Errorf("%d events downstream, counts %v; want 1 of two publications", n, r.count.counts)
 		}
 	})
 }
