@@ -22,6 +22,8 @@ const (
 	KindObject                   // a mapping with the keys of Field.Fields
 	KindMap                      // a mapping from free names to mappings with the keys of Field.Fields
 	KindStages                   // a list of stages
+	KindAny                      // any value, which its owner decodes
+	KindList                     // a list of mappings with the keys of Field.Fields
 )
 
 // String returns the name of the kind as documentation shows it.
@@ -29,7 +31,7 @@ func (k Kind) String() string {
 	names := [...]string{
 		KindString: "string", KindInteger: "integer", KindNumber: "number", KindBoolean: "boolean",
 		KindDuration: "duration", KindSize: "size", KindURL: "URL", KindStrings: "list of strings",
-		KindObject: "mapping", KindMap: "map", KindStages: "list of stages",
+		KindObject: "mapping", KindMap: "map", KindStages: "list of stages", KindAny: "any value", KindList: "list of mappings",
 	}
 	if k == 0 || int(k) >= len(names) {
 		return "unknown"

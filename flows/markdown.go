@@ -34,8 +34,11 @@ func (fs Fields) rows(b *strings.Builder, prefix string) {
 		}
 		fmt.Fprintf(b, "| `%s%s` | %s | %s | %s |\n", prefix, f.Name, kind, def, strings.ReplaceAll(doc, "|", `\|`))
 		inner := prefix + f.Name + "."
-		if f.Kind == KindMap {
+		switch f.Kind {
+		case KindMap:
 			inner += "NAME."
+		case KindList:
+			inner = prefix + f.Name + "[]."
 		}
 		f.Fields.rows(b, inner)
 	}

@@ -31,22 +31,38 @@ type Named struct {
 func Middlewares(built []Named) []message.HandlerMiddleware {
 	list := make([]message.HandlerMiddleware, len(built))
 	for i, n := range built {
-		list[i] = n.middleware
+		list[i] = func(next message.HandlerFunc) message.HandlerFunc { return n.middleware(i+1, next) }
 	}
 	return list
 }
 
-func (n Named) middleware(next message.HandlerFunc) message.HandlerFunc {
+func (n Named) middleware(index int, next message.HandlerFunc) message.HandlerFunc {
 	inner := n.Stage.Middleware(func(msg *message.Message) ([]*message.Message, error) {
+		d := From(msg.Context())
+		step := none
+		if d.Trace != nil {
+			step = d.Trace.current
+			d.Trace.pass()
+		}
 		out, err := next(msg)
 		if err == nil {
 			// Back from the stages behind: what fails now fails here.
-			From(msg.Context()).Stage = n.Kind
+			d.Stage = n.Kind
+		}
+		if step != none {
+			d.Trace.back(step, err)
 		}
 		return out, err
 	})
 	return func(msg *message.Message) ([]*message.Message, error) {
-		From(msg.Context()).Stage = n.Kind
-		return inner(msg)
+		d := From(msg.Context())
+		d.Stage = n.Kind
+		if d.Trace == nil {
+			return inner(msg)
+		}
+		step := d.Trace.enter(n.Kind, index, d.Attempts)
+		out, err := inner(msg)
+		d.Trace.leave(step, err)
+		return out, err
 	}
 }
