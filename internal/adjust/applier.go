@@ -26,10 +26,18 @@ var _ stages.RateApplier = (*Applier)(nil)
 // adjustment is logged at info level, as far as a reader could follow. The error
 // names every provider that is declared wrongly.
 func New(providers []flows.Provider, log *slog.Logger) (*Applier, error) {
+	return NewOn(nil, providers, log)
+}
+
+// NewOn is New on a clock of the caller's; nil is the system's.
+func NewOn(clock rate.Clock, providers []flows.Provider, log *slog.Logger) (*Applier, error) {
 	if len(providers) == 0 {
 		return nil, nil
 	}
-	var cfg rate.Config
+	cfg, now := rate.Config{Clock: clock}, time.Now
+	if clock != nil {
+		now = clock.Now
+	}
 	for _, p := range providers {
 		cfg.Providers = append(cfg.Providers, providerConfig(p))
 	}
@@ -37,8 +45,11 @@ func New(providers []flows.Provider, log *slog.Logger) (*Applier, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Applier{coordinator: c, log: log, lines: newLineBudget(time.Now)}, nil
+	return &Applier{coordinator: c, log: log, lines: newLineBudget(now)}, nil
 }
+
+// Coordinator returns the coordinator behind it, for those who are paced by it.
+func (a *Applier) Coordinator() *rate.Coordinator { return a.coordinator }
 
 // providerConfig is a declared provider as the coordinator knows it.
 func providerConfig(p flows.Provider) rate.ProviderConfig {

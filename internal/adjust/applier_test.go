@@ -218,3 +218,28 @@ func TestLineBudget(t *testing.T) {
 		t.Errorf("a second later: %v with %d skipped, want 7", ok, skipped)
 	}
 }
+
+// stopped is a clock that stands still.
+type stopped struct{ at time.Time }
+
+func (c stopped) Now() time.Time                             { return c.at }
+func (c stopped) AfterFunc(time.Duration, func()) rate.Timer { return c }
+func (c stopped) Reset(time.Duration) bool                   { return false }
+func (c stopped) Stop() bool                                 { return false }
+
+func TestApplierOnAClockOfTheCallers(t *testing.T) {
+	clock := stopped{time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)}
+	a, err := NewOn(clock, []flows.Provider{{Name: "ibkr", Rate: 60, Burst: 60}}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Apply(t.Context(), adjustment("a", event.LevelHard, clock.at)); err != nil {
+		t.Errorf("an event of the clock's present: %v", err)
+	}
+	if _, err := a.Apply(t.Context(), adjustment("a", event.LevelOK, clock.at.Add(time.Minute))); stages.ErrorKind(err) != stages.KindSkew {
+		t.Errorf("an event of the clock's future: %v", err)
+	}
+	if s, err := a.Coordinator().State("ibkr"); err != nil || s.Level != rate.Hard {
+		t.Errorf("state %+v, %v", s, err)
+	}
+}
