@@ -123,6 +123,10 @@ func (b schemaBuilder) field(f Field, path string) map[string]any {
 		schema = b.named(f, path+".*")
 	case KindStages:
 		schema = maps.Clone(b.stages)
+	case KindValues:
+		schema = map[string]any{
+			"type": []string{"object", "null"}, "additionalProperties": b.field(f.Fields[0], path+".*"),
+		}
 	case KindAny:
 		schema = map[string]any{}
 		if f.Required {

@@ -24,6 +24,7 @@ const (
 	KindStages                   // a list of stages
 	KindAny                      // any value, which its owner decodes
 	KindList                     // a list of mappings with the keys of Field.Fields
+	KindValues                   // a mapping from free names to values of the one field in Field.Fields
 )
 
 // String returns the name of the kind as documentation shows it.
@@ -32,6 +33,7 @@ func (k Kind) String() string {
 		KindString: "string", KindInteger: "integer", KindNumber: "number", KindBoolean: "boolean",
 		KindDuration: "duration", KindSize: "size", KindURL: "URL", KindStrings: "list of strings",
 		KindObject: "mapping", KindMap: "map", KindStages: "list of stages", KindAny: "any value", KindList: "list of mappings",
+		KindValues: "map of values",
 	}
 	if k == 0 || int(k) >= len(names) {
 		return "unknown"

@@ -20,18 +20,76 @@ func List[T any](name string, dst *[]T, what string, fields func(*T, *Node) Fiel
 }
 
 // Map declares a mapping from free names to mappings, in which no variables are replaced. What names one of them in
-// messages. Its entries are kept in the order of the file.
+// messages. The entry function returns where an entry's name and its node go. Entries are kept in the order of the file.
 func Map[T any](
-	name string, dst *[]T, what string, entry func(*T) *string, fields func(*T) Fields, doc string, opts ...Option,
+	name string, dst *[]T, what string, entry func(*T) (name *string, node **Node), fields func(*T) Fields, doc string,
+	opts ...Option,
 ) Field {
 	return newField(Field{
 		Name: name, Doc: doc, Kind: KindMap, Fields: fields(new(T)),
 		value: &entries[T]{
-			dst: dst, what: what, tree: &tree{raw: true}, check: func(string) error { return nil },
-			fields: fields, name: entry, finish: func(*T, *Node, decoding) {},
+			dst: dst, what: what, tree: &tree{source: source{diags: new(Diagnostics)}, raw: true},
+			check: func(string) error { return nil }, fields: fields,
+			name:   func(t *T) *string { name, _ := entry(t); return name },
+			finish: func(t *T, n *Node, _ decoding) { _, node := entry(t); *node = n },
 		},
 	}, opts)
 }
+
+// Values declares a mapping from free names to values, each as value declares it, in which no variables are replaced.
+// The entry function returns where an entry's name and its node go. Entries are kept in the order of the file.
+func Values[T any](
+	name string, dst *[]T, entry func(*T) (name *string, node **Node), value func(*T) Field, doc string, opts ...Option,
+) Field {
+	return newField(Field{
+		Name: name, Doc: doc, Kind: KindValues, Fields: Fields{value(new(T))},
+		value: namedValues[T]{dst: dst, entry: entry, value: value},
+	}, opts)
+}
+
+type namedValues[T any] struct {
+	dst   *[]T
+	entry func(*T) (*string, **Node)
+	value func(*T) Field
+}
+
+func (m namedValues[T]) decode(c decoding, f *Field, n *Node) bool {
+	if n.shape != mappingNode && !n.isNull() {
+		c.invalid(f, n, "expected a mapping")
+		return false
+	}
+	before := len(*c.diags)
+	c.repeated(n.pairs, "key")
+	inner := decoding{scope: scoped(c.scope, f.Name), diags: c.diags, at: n.pos}
+	seen := make(map[string]bool, len(n.pairs))
+	for _, p := range n.pairs {
+		if seen[p.key.text] {
+			continue
+		}
+		seen[p.key.text] = true
+		var t T
+		name, node := m.entry(&t)
+		*name, *node = p.key.text, p.value
+		field := m.value(&t)
+		field.Name = shorten(p.key.text)
+		if inner.field(&field, p.value, n) {
+			*m.dst = append(*m.dst, t)
+		}
+	}
+	return len(*c.diags) == before
+}
+
+func (namedValues[T]) absent(*Field) {}
+
+func (namedValues[T]) verify(f *Field) error {
+	if f.HasDefault {
+		return fmt.Errorf("a %s has no default", f.Kind)
+	}
+	return nil
+}
+
+// encode lists nothing: what is declared so is no part of a configuration.
+func (namedValues[T]) encode(*Field) any { return Fields{} }
 
 type anyValue struct{ dst **Node }
 

@@ -39,6 +39,12 @@ func (fs Fields) rows(b *strings.Builder, prefix string) {
 			inner += "NAME."
 		case KindList:
 			inner = prefix + f.Name + "[]."
+		case KindValues:
+			if f.Fields[0].Kind != KindList {
+				continue
+			}
+			f.Fields[0].Fields.rows(b, inner+"NAME[].")
+			continue
 		}
 		f.Fields.rows(b, inner)
 	}
