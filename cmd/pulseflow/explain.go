@@ -233,9 +233,6 @@ func printExplanation(w io.Writer, x *flowtest.Explanation) {
 		fmt.Fprintf(w, "provider %s: level %s → %s, scale %g → %g, effective %g → %g tokens/s\n", r.Provider,
 			r.Before.Level, r.After.Level, r.Before.Scale, r.After.Scale, r.Before.Effective, r.After.Effective)
 	}
-	for _, p := range x.Published {
-		fmt.Fprintf(w, "would publish on %s: %s\n", p.Stream, p.Data)
-	}
 	if l := x.DeadLetter; l != nil {
 		fmt.Fprintf(w, "dead letter on %s\n  stage    %s\n  kind     %s\n", l.Stream, l.Stage, l.Kind)
 		if l.Pointer != "" {

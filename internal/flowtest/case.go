@@ -79,9 +79,11 @@ type Failure struct {
 	Stage, Flow string
 	// Times is how many of its runs fail; 0 is all of them.
 	Times int
-	// Kind is error, permanent or panic; When says whether the stage has done its work
+	// Kind is error, permanent, panic or none; Delay is how long the stage takes, in
+	// virtual time, before it fails or, with none, goes on. When says whether the stage has done its work
 	// by then: before or after.
 	Kind, When string
+	Delay      time.Duration
 	// Event restricts it to the events of an input; empty is all of them.
 	Event string
 	// Error is the text of the error.
@@ -162,6 +164,7 @@ const (
 	failError     = "error"
 	failPermanent = "permanent"
 	failPanic     = "panic"
+	failNone      = "none"
 
 	failBefore = "before"
 	failAfter  = "after"
@@ -250,13 +253,22 @@ func (f *Failure) fields(n *flows.Node) flows.Fields {
 			flows.Required(), flows.Example("handle")),
 		flows.String("flow", &f.Flow, "the flow it is in; absent means the test's"),
 		flows.Int("times", &f.Times, "how many runs of the stage fail; 0 is every one", flows.Default("1"), flows.Min(0)),
-		flows.Enum("kind", &f.Kind, []string{failError, failPermanent, failPanic}, "error is tried again, permanent is not, "+
-			"panic is a panic", flows.Default(failError)),
+		flows.Enum("kind", &f.Kind, []string{failError, failPermanent, failPanic, failNone}, "error is tried again, "+
+			"permanent is not, panic is a panic, and none is no failure but the delay alone", flows.Default(failError)),
+		flows.Duration("delay", &f.Delay, "how long the stage takes first, in virtual time", flows.Default("0s"),
+			flows.Check(f.checkDelay, "kind")),
 		flows.Enum("when", &f.When, []string{failBefore, failAfter}, "before the stage does its work, or after it and "+
 			"the stages behind it have done theirs", flows.Default(failBefore)),
 		flows.String("event", &f.Event, "the name of the events it is for; absent is all"),
 		flows.String("error", &f.Error, "the text of the error", flows.Default("injected failure")),
 	}
+}
+
+func (f *Failure) checkDelay() error {
+	if f.Kind == failNone && f.Delay == 0 {
+		return errors.New("must be more than 0s with kind none, which would do nothing")
+	}
+	return nil
 }
 
 func (e *Expectation) fields(n *flows.Node) flows.Fields {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"time"
@@ -26,9 +27,16 @@ const maxLine = 6*event.DefaultMaxSize + 4096
 // readRecording reads a JSONL file. Each line is an event, or an entry as it stood on
 // a stream: {"id": ..., "fields": {"data": ...}}. An error names the line.
 func readRecording(path string) ([]entry, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: must be a file", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		var pathError *fs.PathError
+		if errors.As(err, &pathError) {
+			err = pathError.Err
+		}
+		return nil, fmt.Errorf("%s: cannot be read: %w", path, err)
 	}
 	defer f.Close()
 	return readEntries(f)

@@ -135,20 +135,35 @@ func (c *comparison) eventOutcomes() {
 		if in.Outcome == "" {
 			continue
 		}
-		for k, t := range c.outcomesOf(in) {
+		var wrong []string // in the order in which they came up
+		times := make(map[string]int)
+		all := c.outcomesOf(in)
+		for _, t := range all {
 			got := t.result.Outcome.String()
 			if got == in.Outcome {
 				continue
 			}
-			what := fmt.Sprintf("event %d", i+1)
-			if in.Name != "" {
-				what = fmt.Sprintf("event %q", in.Name)
+			if got += c.because(t); times[got] == 0 {
+				wrong = append(wrong, got)
 			}
-			if k > 0 {
-				what += fmt.Sprintf(", number %d", k+1)
-			}
-			c.add(in.node.Get("outcome"), what+": outcome", "- "+in.Outcome, "+ "+got+c.because(t))
+			times[got]++
 		}
+		if len(wrong) == 0 {
+			continue
+		}
+		what := fmt.Sprintf("event %d", i+1)
+		if in.Name != "" {
+			what = fmt.Sprintf("event %q", in.Name)
+		}
+		lines := []string{"- " + in.Outcome}
+		for _, got := range wrong {
+			line := "+ " + got
+			if len(all) > 1 {
+				line += fmt.Sprintf(", %d of %d", times[got], len(all))
+			}
+			lines = append(lines, line)
+		}
+		c.add(in.node.Get("outcome"), what+": outcome", lines...)
 	}
 }
 

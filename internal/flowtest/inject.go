@@ -1,6 +1,7 @@
 package flowtest
 
 import (
+	"context"
 	"errors"
 	"slices"
 
@@ -36,10 +37,15 @@ func (i *injection) due(e *event.Event, when string) bool {
 	return true
 }
 
-// fail is what the stage returns, or panics with.
-func (i *injection) fail() error {
+// fail takes its time, and then is what the stage returns, or panics with.
+func (i *injection) fail(ctx context.Context, clock stages.Clock) error {
+	if err := clock.Sleep(ctx, i.Delay); err != nil {
+		return err
+	}
 	err := errors.New(i.Error)
 	switch i.Kind {
+	case failNone:
+		return nil
 	case failPanic:
 		panic(i.Error)
 	case failPermanent:
@@ -83,13 +89,14 @@ func (c failingConfig) Build(deps stages.Deps) (stages.Stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return failing{inner, c.injection}, nil
+	return failing{inner, c.injection, deps.Clock}, nil
 }
 
 // failing is a stage with a failure in it.
 type failing struct {
 	inner     stages.Stage
 	injection *injection
+	clock     stages.Clock
 }
 
 // Middleware implements stages.Stage.
@@ -98,12 +105,17 @@ func (s failing) Middleware(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		d := stages.From(msg.Context())
 		if s.injection.due(d.Event, failBefore) {
-			return nil, s.injection.fail()
+			if err := s.injection.fail(d, s.clock); err != nil {
+				return nil, err
+			}
 		}
 		out, err := inner(msg)
 		if err == nil && s.injection.due(d.Event, failAfter) {
-			return nil, s.injection.fail()
+			err = s.injection.fail(d, s.clock)
 		}
-		return out, err
+		if err != nil {
+			return nil, err
+		}
+		return out, nil
 	}
 }

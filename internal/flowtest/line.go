@@ -174,7 +174,7 @@ func (p linePublisher) Publish(stream string, messages ...*message.Message) erro
 		if d := stages.From(msg.Context()); d != nil {
 			out.cause = d.Event
 			if d.Trace != nil && msg.Metadata.Get(router.FieldFlow) == "" {
-				d.Trace.Note("published on %s: %s", stream, msg.Payload)
+				d.Trace.Note("publishes on %s: %s", stream, msg.Payload)
 			}
 		}
 		p.mu.Lock()

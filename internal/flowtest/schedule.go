@@ -148,9 +148,9 @@ func (s *schedule) settle(ctx context.Context) error {
 }
 
 func (s *schedule) run(ctx context.Context, t *task) error {
-	if t.resume != nil {
-		close(t.resume)
-		t.resume = nil
+	if resume := t.resume; resume != nil {
+		t.resume = nil // before it goes on, and may come to wait again
+		close(resume)
 	} else {
 		t.msg = t.reader.message(t)
 		select {

@@ -214,12 +214,45 @@ func member(n *yaml.Node, name string) (key, value *yaml.Node) {
 func set(n *yaml.Node, name string, value *yaml.Node) {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if n.Content[i].Value == name {
-			value.LineComment, value.HeadComment = n.Content[i+1].LineComment, n.Content[i+1].HeadComment
-			n.Content[i+1] = value
+			n.Content[i+1] = replaced(n.Content[i+1], value)
 			return
 		}
 	}
 	n.Content = append(n.Content, str(name), value)
+}
+
+// replaced is value in the place of old: with its comments, the order of its keys, and
+// its spelling of what has not changed.
+func replaced(old, value *yaml.Node) *yaml.Node {
+	if old.Kind != value.Kind {
+		value.LineComment, value.HeadComment = old.LineComment, old.HeadComment
+		return value
+	}
+	if old.Kind == yaml.ScalarNode {
+		var before, after any
+		if old.Decode(&before) == nil && value.Decode(&after) == nil && fmt.Sprint(before) == fmt.Sprint(after) {
+			return old
+		}
+		value.LineComment, value.HeadComment = old.LineComment, old.HeadComment
+		return value
+	}
+	value.Style, value.LineComment, value.HeadComment = old.Style, old.LineComment, old.HeadComment
+	if old.Kind != yaml.MappingNode {
+		return value
+	}
+	var content []*yaml.Node
+	for i := 0; i+1 < len(old.Content); i += 2 {
+		if _, v := member(value, old.Content[i].Value); v != nil {
+			content = append(content, old.Content[i], replaced(old.Content[i+1], v))
+		}
+	}
+	for i := 0; i+1 < len(value.Content); i += 2 {
+		if key, _ := member(old, value.Content[i].Value); key == nil {
+			content = append(content, value.Content[i], value.Content[i+1])
+		}
+	}
+	value.Content = content
+	return value
 }
 
 func str(s string) *yaml.Node {
