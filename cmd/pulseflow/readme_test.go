@@ -61,7 +61,7 @@ func TestDocumentedFilesAreRight(t *testing.T) {
 // refers to. In the output shown, … stands for any text.
 func TestTour(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"flows.yaml", "event/testdata/feedback.jsonl"} {
+	for _, name := range []string{"flows.yaml", "flows_test.yaml", "event/testdata/feedback.jsonl"} {
 		src, err := os.ReadFile(filepath.Join("..", "..", name))
 		if err != nil {
 			t.Fatal(err)

@@ -296,6 +296,14 @@ func (e *Expectation) fields(n *flows.Node) flows.Fields {
 	}
 }
 
+// given reports whether anything is expected.
+func (e *Expectation) given() bool {
+	for range e.node.Pairs() {
+		return true
+	}
+	return false
+}
+
 func (m *Message) fields(n *flows.Node) flows.Fields {
 	m.node = n
 	return flows.Fields{

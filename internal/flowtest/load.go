@@ -386,10 +386,7 @@ func kindsOf(p *router.FlowPlan) []string {
 
 func (r *resolver) expectation() {
 	e := &r.test.Expect
-	expects := false
-	for range e.node.Pairs() {
-		expects = true
-	}
+	expects := e.given()
 	for i := range r.test.Events {
 		expects = expects || r.test.Events[i].Outcome != ""
 	}

@@ -33,7 +33,7 @@ func Update(src []byte, results []*Result) (text []byte, changed int, err error)
 	e := editor{lines: strings.Split(string(src), "\n"), root: document.Content[0]}
 	// From the end, so that the places of what comes before stay right.
 	for _, r := range slices.Backward(results) {
-		empty := r.Test.Expect.node == nil && !r.expectsOutcome()
+		empty := !r.Test.Expect.given() && !r.expectsOutcome()
 		if r.Err != nil || len(r.Differences) == 0 && !empty {
 			continue
 		}
@@ -73,7 +73,7 @@ func (e *editor) rewrite(r *Result) error {
 		return errors.New("its expect stands for that of another test")
 	}
 	fresh := expect == nil || expect.Kind != yaml.MappingNode
-	if fresh && r.expectsOutcome() && r.Test.Expect.node == nil {
+	if fresh && r.expectsOutcome() {
 		return nil // it looks at single events only, and these are updated
 	}
 	if fresh {
@@ -229,8 +229,8 @@ func replaced(old, value *yaml.Node) *yaml.Node {
 		return value
 	}
 	if old.Kind == yaml.ScalarNode {
-		var before, after any
-		if old.Decode(&before) == nil && value.Decode(&after) == nil && fmt.Sprint(before) == fmt.Sprint(after) {
+		before, err := encodeJSON(scalarOf(old))
+		if after, err2 := encodeJSON(scalarOf(value)); err == nil && err2 == nil && bytes.Equal(before, after) {
 			return old
 		}
 		value.LineComment, value.HeadComment = old.LineComment, old.HeadComment
@@ -292,6 +292,22 @@ func yamlOf(v any) *yaml.Node {
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: strconv.FormatBool(v)}
 	default:
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}
+	}
+}
+
+// scalarOf is a scalar's value; all numbers are float64.
+func scalarOf(n *yaml.Node) any {
+	var v any
+	if n.Decode(&v) != nil {
+		return n.Value
+	}
+	switch v := v.(type) {
+	case int:
+		return float64(v)
+	case int64:
+		return float64(v)
+	default:
+		return v
 	}
 }
 

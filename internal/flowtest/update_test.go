@@ -166,7 +166,7 @@ func TestJUnit(t *testing.T) {
   <testsuite name="PATH" tests="3" failures="1" errors="1" time="T">
     <testcase name="a &lt; b" classname="PATH" file="PATH" line="2" time="T"></testcase>
     <testcase name="wrong" classname="PATH" file="PATH" line="3" time="T">
-      <failure message="outcomes">PATH:3:61: outcomes&#xA;  - success: 1&#xA;  + success: 0</failure>
+      <failure message="outcomes">PATH:3:58: outcomes&#xA;  - success: 1&#xA;  + success: 0</failure>
     </testcase>
     <testcase name="a &lt; b" classname="PATH" file="PATH" line="2" time="T">
       <error message="i/o timeout"></error>
