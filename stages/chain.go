@@ -39,18 +39,13 @@ func Middlewares(built []Named) []message.HandlerMiddleware {
 func (n Named) middleware(index int, next message.HandlerFunc) message.HandlerFunc {
 	inner := n.Stage.Middleware(func(msg *message.Message) ([]*message.Message, error) {
 		d := From(msg.Context())
-		step := none
 		if d.Trace != nil {
-			step = d.Trace.current
-			d.Trace.pass()
+			return n.tracedNext(d, next, msg)
 		}
 		out, err := next(msg)
 		if err == nil {
 			// Back from the stages behind: what fails now fails here.
 			d.Stage = n.Kind
-		}
-		if step != none {
-			d.Trace.back(step, err)
 		}
 		return out, err
 	})
@@ -65,4 +60,25 @@ func (n Named) middleware(index int, next message.HandlerFunc) message.HandlerFu
 		d.Trace.leave(step, err)
 		return out, err
 	}
+}
+
+// tracedNext calls what is behind the stage, and says so in the trace, also when that
+// panics.
+func (n Named) tracedNext(
+	d *Delivery, next message.HandlerFunc, msg *message.Message,
+) (out []*message.Message, err error) {
+	step := d.Trace.pass()
+	returned := false
+	defer func() {
+		if !returned {
+			d.Trace.unwind(step)
+		}
+	}()
+	out, err = next(msg)
+	returned = true
+	if err == nil {
+		d.Stage = n.Kind
+	}
+	d.Trace.back(step, err)
+	return out, err
 }

@@ -19,6 +19,7 @@ type Trace struct {
 
 	current int       // step at work, or none
 	failed  int       // last step that failed, or none
+	panics  int       // step that a panic is leaving, or none
 	since   time.Time // when the step at work began, or went on
 }
 
@@ -44,7 +45,7 @@ type Step struct {
 const none = -1
 
 // NewTrace returns an empty trace.
-func NewTrace() *Trace { return &Trace{current: none, failed: none} }
+func NewTrace() *Trace { return &Trace{current: none, failed: none, panics: none} }
 
 // Note adds a remark to the step at work, or else to the last one that failed.
 func (t *Trace) Note(format string, args ...any) {
@@ -57,11 +58,16 @@ func (t *Trace) Note(format string, args ...any) {
 	}
 }
 
-// Panicked says that the step at work ended in a panic.
+// Panicked says that a step ended in a panic, which err stands for.
 func (t *Trace) Panicked(err error) {
-	if t.current != none {
-		t.Steps[t.current].Err, t.failed = err, t.current
+	at := t.panics
+	if at == none {
+		at = t.current
 	}
+	if at != none {
+		t.Steps[at].Err, t.failed = err, at
+	}
+	t.panics = none
 	t.turn(none)
 }
 
@@ -81,18 +87,30 @@ func (t *Trace) enter(stage string, index, attempt int) int {
 	return len(t.Steps) - 1
 }
 
-// pass says that the step at work calls what is behind it.
-func (t *Trace) pass() {
-	if t.current != none {
-		t.Steps[t.current].Passed = true
+// pass says that the step at work calls what is behind it, and returns its number.
+func (t *Trace) pass() int {
+	step := t.current
+	if step != none {
+		t.Steps[step].Passed = true
 	}
 	t.turn(none)
+	return step
 }
 
 // back says that what is behind step has returned.
 func (t *Trace) back(step int, err error) {
-	t.Steps[step].behind = err != nil
+	if step != none {
+		t.Steps[step].behind = err != nil
+	}
 	t.turn(step)
+}
+
+// unwind says that a panic has come up to step from behind it.
+func (t *Trace) unwind(step int) {
+	if t.panics == none {
+		t.panics = t.current
+	}
+	t.back(step, nil)
 }
 
 // leave ends a step.

@@ -68,11 +68,13 @@ func TestTestCommand(t *testing.T) {
 		errs   string
 	}{
 		"a test file": {
-			[]string{"flows_test.yaml"}, exitFailure,
+			[]string{"flows_test.yaml"},
+			exitFailure,
 			[]string{
 				"--- FAIL: wrong (0s virtual)\n    flows_test.yaml:9:17: outcomes\n      - success: 1\n      + success: 0\n" +
 					"      - error: 0\n      + error: 1\n", "FAIL  flows_test.yaml  1 of 2 tests failed\n2 tests run, 1 failed in ",
-			}, "",
+			},
+			"",
 		},
 		"the flow file beside it":    {[]string{"flows.yaml"}, exitFailure, []string{"FAIL  flows_test.yaml  1 of 2"}, ""},
 		"a flow file with tests":     {[]string{"inside/flows.yaml"}, exitOK, []string{"ok    inside/flows.yaml  1 test\n1 test passed in "}, ""},

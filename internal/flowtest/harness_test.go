@@ -11,7 +11,6 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
 
@@ -89,18 +88,6 @@ func transcript(r *Result) string {
 		}
 	}
 	return b.String()
-}
-
-func outcomesIn(r *Result) string {
-	var list []string
-	for _, e := range r.Events {
-		list = append(list, e.Outcome)
-	}
-	return strings.Join(list, " ")
-}
-
-func position(path string, line, column int) flows.Position {
-	return flows.Position{File: path, Line: line, Column: column}
 }
 
 var _ stages.Waiter = (*schedule)(nil)

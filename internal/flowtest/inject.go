@@ -24,7 +24,7 @@ func (i *injection) due(e *event.Event, when string) bool {
 	if i.When != when {
 		return false
 	}
-	if input := i.events[e]; i.Failure.Event != "" && (input == nil || input.Name != i.Failure.Event) {
+	if input := i.events[e]; i.Event != "" && (input == nil || input.Name != i.Event) {
 		return false
 	}
 	if i.Times == 0 {
