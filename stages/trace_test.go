@@ -195,6 +195,7 @@ type (
 )
 
 func (still) Apply(context.Context, Adjustment) (RateState, error) { return RateState{Scale: 1}, nil }
-func (still) RateState(string) (RateState, error)                  { return RateState{Scale: 1}, nil }
-func (silent) QueueDepth(int64)                                    {}
-func (silent) FeedbackProcessed(string, string)                    {}
+
+func (still) RateState(string) (RateState, error) { return RateState{Scale: 1}, nil }
+func (silent) QueueDepth(int64)                   {}
+func (silent) FeedbackProcessed(string, string)   {}
