@@ -20,6 +20,11 @@ func (fs Fields) Decode(n *Node, scope string, d *Diagnostics) {
 	decoding{scope: scope, diags: d, at: n.Pos()}.fields(fs, n)
 }
 
+// Decode fills the variable that the field is bound to from a value by itself; see [Fields.Decode].
+func (f Field) Decode(n *Node, scope string, d *Diagnostics) {
+	decoding{scope: scope, diags: d, at: n.Pos()}.field(&f, n, nil)
+}
+
 // decoding is the state of reading one mapping: whose it is, where problems go, and where an absent key is reported.
 type decoding struct {
 	scope string

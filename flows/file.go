@@ -22,6 +22,9 @@ type File struct {
 	// Providers and Flows are in the order of the file.
 	Providers []Provider
 	Flows     []Flow
+	// Tests are the flow tests that stand in the file, for their owner to decode; nil when there are none. No variables
+	// are replaced in them.
+	Tests *Node
 }
 
 // Bus says how events travel.

@@ -89,7 +89,13 @@ func rules() map[string]map[string]any {
 }
 
 // schemaBuilder makes the parts of a schema. Stages is what a list of stages is.
-type schemaBuilder struct{ stages map[string]any }
+type schemaBuilder struct {
+	stages map[string]any
+	raw    bool // no variables are replaced in what is described
+}
+
+// Schema describes a mapping in which no variables are replaced, for encoding/json.
+func (fs Fields) Schema() map[string]any { return schemaBuilder{raw: true}.mapping(fs, "") }
 
 // mapping describes a mapping. One without required keys may be left empty.
 func (b schemaBuilder) mapping(fs Fields, path string) map[string]any {
@@ -126,6 +132,20 @@ func (b schemaBuilder) field(f Field, path string) map[string]any {
 		} else {
 			schema["type"] = []string{"object", "null"}
 		}
+	case KindValues:
+		schema = map[string]any{
+			"type": []string{"object", "null"}, "additionalProperties": b.field(f.Fields[0], path+".*"),
+		}
+	case KindAny:
+		schema = map[string]any{}
+		if f.Required {
+			schema["not"] = map[string]any{"type": "null"}
+		}
+	case KindList:
+		schema = map[string]any{"type": "array", "items": b.mapping(f.Fields, path+".*.")}
+		if f.Required {
+			schema["minItems"] = 1
+		}
 	case KindStrings:
 		item := f
 		item.Kind, item.Required = KindString, false
@@ -150,8 +170,10 @@ func (b schemaBuilder) field(f Field, path string) map[string]any {
 func (b schemaBuilder) named(f Field, path string) map[string]any {
 	schema := map[string]any{
 		"type":                 []string{"object", "null"},
-		"propertyNames":        orVariable(rules()[path]),
 		"additionalProperties": b.mapping(f.Fields, path+"."),
+	}
+	if !b.raw {
+		schema["propertyNames"] = orVariable(rules()[path])
 	}
 	if f.Required {
 		schema["type"], schema["minProperties"] = "object", 1
@@ -178,6 +200,13 @@ func (b schemaBuilder) scalar(f Field, path string) map[string]any {
 		return expression(f.Required)
 	}
 	schema := f.written()
+	if b.raw {
+		if schema["$ref"] != nil {
+			delete(schema, "$ref")
+			schema["type"] = "string"
+		}
+		return schema
+	}
 	rule := rules()[path]
 	if f.Kind == KindString && len(f.Allowed) == 0 && rule == nil {
 		return schema // which has the variables in it

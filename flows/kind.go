@@ -24,6 +24,9 @@ const (
 	KindStages                      // a list of stages
 	KindExpression                  // an expression over an event
 	KindExpressions                 // a map from free names to expressions
+	KindAny                         // any value, which its owner decodes
+	KindList                        // a list of mappings with the keys of Field.Fields
+	KindValues                      // a mapping from free names to values of the one field in Field.Fields
 )
 
 // String returns the name of the kind as documentation shows it.
@@ -33,6 +36,7 @@ func (k Kind) String() string {
 		KindDuration: "duration", KindSize: "size", KindURL: "URL", KindStrings: "list of strings",
 		KindObject: "mapping", KindMap: "map", KindStages: "list of stages",
 		KindExpression: "expression", KindExpressions: "map of expressions",
+		KindAny: "any value", KindList: "list of mappings", KindValues: "map of values",
 	}
 	if k == 0 || int(k) >= len(names) {
 		return "unknown"

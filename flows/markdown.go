@@ -34,8 +34,17 @@ func (fs Fields) rows(b *strings.Builder, prefix string) {
 		}
 		fmt.Fprintf(b, "| `%s%s` | %s | %s | %s |\n", prefix, f.Name, kind, def, strings.ReplaceAll(doc, "|", `\|`))
 		inner := prefix + f.Name + "."
-		if f.Kind == KindMap {
+		switch f.Kind {
+		case KindMap:
 			inner += "NAME."
+		case KindList:
+			inner = prefix + f.Name + "[]."
+		case KindValues:
+			if f.Fields[0].Kind != KindList {
+				continue
+			}
+			f.Fields[0].Fields.rows(b, inner+"NAME[].")
+			continue
 		}
 		f.Fields.rows(b, inner)
 	}

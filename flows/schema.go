@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// keyTests is the key of the flow tests.
+const keyTests = "tests"
+
 // Reference declares every key of a flow file, for those who generate documentation or a schema from it. The entries of
 // a [KindMap] are declared by its Fields; a stage's own keys are declared by the stage's package.
 func Reference() Fields {
@@ -48,6 +51,7 @@ func (f *File) fields(t *tree) Fields {
 				finish: func(w *Flow, n *Node, c decoding) { w.finish(f, n, c) },
 			},
 		}, nil),
+		Any(keyTests, &f.Tests, "flow tests, which pulseflow test runs and run ignores; variables are not replaced in them"),
 	}
 }
 

@@ -114,6 +114,7 @@ type tree struct {
 	nodes  int                  // built so far, counting each alias as all that it stands for
 	values int                  // bytes that variables brought in
 	full   bool                 // a limit was hit, and reported
+	raw    bool                 // variables are not replaced in what is being built
 	cursor cursor               // the last place that was looked up
 }
 
@@ -205,6 +206,9 @@ func (t *tree) scalar(n *Node, y *yaml.Node) {
 
 // interpolate replaces the variables of a scalar, and reports a fault at the variable's own place.
 func (t *tree) interpolate(n *Node) {
+	if t.raw {
+		return
+	}
 	result := interpolate(n.text, t.env)
 	for _, v := range result.vars {
 		if t.values += len(v.value); t.values > maxFileSize && result.fault == "" {
@@ -279,7 +283,10 @@ func (t *tree) mapping(n *Node, y *yaml.Node, depth int) {
 			continue
 		}
 		key := t.key(n, k)
+		outer := t.raw
+		t.raw = outer || depth == 1 && key != nil && key.text == keyTests
 		value := t.child(n, v, depth)
+		t.raw = outer
 		if key != nil {
 			n.pairs = append(n.pairs, pair{key: key, value: value})
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 
+	"github.com/mjdevaccount/pulseflow/event"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
 
@@ -33,6 +34,7 @@ type flow struct {
 	log       *slog.Logger
 	watch     FlowObserver
 	publisher message.Publisher
+	trace     func(*event.Event) *stages.Trace // nil when nothing is traced
 
 	sub     message.Subscriber
 	router  *message.Router
@@ -52,7 +54,7 @@ func (c *counts) settled(o stages.Outcome) { c.outcomes[o].Add(1) }
 
 func buildFlow(plan FlowPlan, deps Deps) (*flow, error) {
 	f := &flow{
-		plan: plan, clock: deps.Clock, watch: deps.Observe(plan.Name, plan.Topic),
+		plan: plan, clock: deps.Clock, trace: deps.Trace, watch: deps.Observe(plan.Name, plan.Topic),
 		publisher: deps.Transport.Publisher(), done: make(chan struct{}), workers: newWorkers(),
 		log: deps.Logger.With("flow", plan.Name, "stream", plan.Topic),
 	}

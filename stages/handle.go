@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -124,6 +125,10 @@ func handleFeedback(_ context.Context, d *Delivery, c HandleConfig, deps Deps) e
 	d.Adjustment = &Adjustment{
 		Provider: c.Provider, Coordinator: fb.CoordinatorID,
 		Level: fb.Level, Policy: c.Policy, Time: fb.Time,
+	}
+	if d.Trace != nil {
+		d.Trace.Note("level %s → scale %g for %s; coordinator %s, queue %d of %d", fb.Level, c.Policy.Scale(fb.Level),
+			c.Provider, strconv.Quote(fb.CoordinatorID), fb.QueueSize, fb.Capacity)
 	}
 	return nil
 }

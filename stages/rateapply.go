@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -125,9 +126,16 @@ func (s *rateApply) Middleware(next message.HandlerFunc) message.HandlerFunc {
 		if state.Stale {
 			s.deps.Observer.RateStale(a.Provider)
 		}
+		if d.Trace != nil {
+			d.Trace.Note("%s", applied(a, state))
+		}
 		if s.config.Publish != "" {
-			if err := s.announce(d, a); err != nil {
+			published, err := s.announce(d, a)
+			if err != nil {
 				return nil, fmt.Errorf("publish %s: %w", s.config.Publish, err)
+			}
+			if d.Trace != nil && !published {
+				d.Trace.Note("nothing to publish on %s: %s is what was published last", s.config.Publish, a.Provider)
 			}
 		}
 		return next(msg)
@@ -138,8 +146,18 @@ func (s *rateApply) Middleware(next message.HandlerFunc) message.HandlerFunc {
 // length, in bytes.
 const announcementSize = 384
 
-// announce publishes the provider's state, where that is due.
-func (s *rateApply) announce(d *Delivery, a *Adjustment) error {
+// applied words what an adjustment did.
+func applied(a *Adjustment, state RateState) string {
+	if state.Stale {
+		return fmt.Sprintf("older than what coordinator %s last said: %s stays at level %s, scale %g",
+			strconv.Quote(a.Coordinator), a.Provider, state.Level, state.Scale)
+	}
+	return fmt.Sprintf("%s is at level %s, scale %g", a.Provider, state.Level, state.Scale)
+}
+
+// announce publishes the provider's state, where that is due, and reports whether it
+// was.
+func (s *rateApply) announce(d *Delivery, a *Adjustment) (published bool, err error) {
 	return s.announcer(a.Provider).announce(func(state RateState) (func() error, error) {
 		adj := event.RateAdjustment{Provider: a.Provider, Scale: state.Scale, Reason: state.Level, Time: a.Time}
 		env, err := adj.Envelope(s.deps.Clock.Now(), s.config.Track)

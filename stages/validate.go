@@ -143,6 +143,11 @@ func (s *validate) Middleware(next message.HandlerFunc) message.HandlerFunc {
 			if s.config.Mode == modeStrict {
 				return nil, PermanentKind(KindSchema, err)
 			}
+			if d.Trace != nil {
+				d.Trace.Note("breaks schema %s, and mode warn lets it go on: %v", s.config.Schema, err)
+			}
+		} else if d.Trace != nil {
+			d.Trace.Note("schema %s, track %s", s.config.Schema, e.Track)
 		}
 		if s.config.Hash != modeOff {
 			if err := e.CheckHash(); err != nil {
@@ -150,10 +155,23 @@ func (s *validate) Middleware(next message.HandlerFunc) message.HandlerFunc {
 				if s.config.Hash == modeStrict {
 					return nil, PermanentKind(KindHash, err)
 				}
+				if d.Trace != nil {
+					d.Trace.Note("hash: %v, and hash: warn lets it go on", err)
+				}
+			} else if d.Trace != nil {
+				d.Trace.Note("%s", hashVerdict(e))
 			}
 		}
 		return next(msg)
 	}
+}
+
+// hashVerdict words the result of a check that found nothing wrong.
+func hashVerdict(e *event.Event) string {
+	if e.Hash == "" {
+		return "hash: there is none to check"
+	}
+	return "hash: covers the payload"
 }
 
 // errSchema does not name the schema the event has: it is the producer's text.

@@ -61,7 +61,7 @@ func TestDocumentedFilesAreRight(t *testing.T) {
 // shell, in a copy of what they refer to. In the output shown, … stands for any text.
 func TestTour(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"flows.yaml", "event/testdata/feedback.jsonl"} {
+	for _, name := range []string{"flows.yaml", "flows_test.yaml", "event/testdata/feedback.jsonl"} {
 		src, err := os.ReadFile(filepath.Join("..", "..", name))
 		if err != nil {
 			t.Fatal(err)
@@ -157,4 +157,53 @@ func shown(text string) *regexp.Regexp {
 		parts[i] = regexp.MustCompile(` +`).ReplaceAllString(quoted, ` *`)
 	}
 	return regexp.MustCompile(`^` + strings.Join(parts, `[^\n]*`) + `$`)
+}
+
+// The example of docs/testing.md passes on the shipped flow, and so would an editor's
+// check of it; the event explained there is explained so.
+func TestDocumentedTests(t *testing.T) {
+	schema := printedSchema(t, "--tests")
+	list := blocks(t, filepath.Join("..", "..", "docs", "testing.md"))
+	flowFile := string(flowsYAML(t))
+	var example string
+	var explained block
+	for _, b := range list {
+		switch {
+		case b.info == "yaml":
+			example = b.text
+		case b.info == "console" && strings.Contains(b.text, "pulseflow explain"):
+			explained = b
+		}
+	}
+	v, err := document([]byte(example))
+	if err == nil {
+		err = schema.Validate(v)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	inFolder(t, map[string]string{
+		"flows.yaml": flowFile, "flows_test.yaml": example,
+		"event.json": `{"coordinator_id": "bars_1", "queue_size": 7, "capacity": 10, "level": "soft" }`,
+	})
+	if status, out, errs := invoke(t, nil, "", "test"); status != exitOK {
+		t.Errorf("status %d\n%s%s", status, out, errs)
+	}
+	wrong := strings.Replace(example, "/payload/scale: 0.25", "/payload/scale: 0.5", 1)
+	if err := os.WriteFile("flows_test.yaml", []byte(wrong), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, out, _ := invoke(t, nil, "", "test")
+	shownFailure := false
+	for _, b := range list {
+		shownFailure = shownFailure || b.info == "text" && strings.HasPrefix(out, b.text)
+	}
+	if !shownFailure {
+		t.Errorf("the page does not show\n%s", out)
+	}
+	command, want, _ := strings.Cut(explained.text, "\n")
+	status, out, errs := invoke(t, nil, "", strings.Fields(command)[2:]...)
+	if status != exitOK || !shown(strings.TrimSuffix(want, "\n")).MatchString(strings.TrimSuffix(out, "\n")) {
+		t.Errorf("status %d\n%s%s\nand the page shows\n%s", status, out, errs, want)
+	}
 }

@@ -41,7 +41,7 @@ func configError(err error) error { return &exitError{exitConfig, err} }
 func execute(ctx context.Context, args []string, sys system) int {
 	root := rootCommand(sys)
 	started := markStart(root)
-	root.SetArgs(args)
+	root.SetArgs(goStyle(args))
 	root.SetIn(sys.stdin)
 	root.SetOut(sys.stdout)
 	root.SetErr(sys.stderr)
@@ -102,7 +102,7 @@ Start here:
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		runCommand(sys), checkCommand(sys), configCommand(sys), publishCommand(sys),
+		runCommand(sys), checkCommand(sys), testCommand(sys), explainCommand(sys), configCommand(sys), publishCommand(sys),
 		deadLetterCommand(sys), stagesCommand(sys), graphCommand(sys), simulateCommand(sys), schemaCommand(sys), versionCommand(sys),
 		exitCodesTopic(),
 	)

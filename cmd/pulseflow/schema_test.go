@@ -14,14 +14,15 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/internal/flowtest"
 	"github.com/mjdevaccount/pulseflow/router"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
 
 // printedSchema compiles what the command prints.
-func printedSchema(t *testing.T) *jsonschema.Schema {
+func printedSchema(t *testing.T, args ...string) *jsonschema.Schema {
 	t.Helper()
-	status, out, errs := invoke(t, nil, "", "schema")
+	status, out, errs := invoke(t, nil, "", append([]string{"schema"}, args...)...)
 	if status != exitOK || errs != "" {
 		t.Fatalf("status %d\n%s", status, errs)
 	}
@@ -177,7 +178,7 @@ func TestSchemaNeverRejectsWhatRuns(t *testing.T) {
 	try := func(path, text string) {
 		f, d := flows.Parse("flows.yaml", []byte(text), nil)
 		_, more := router.NewPlan(f, stages.Builtin())
-		if d.HasErrors() || more.HasErrors() {
+		if d.HasErrors() || more.HasErrors() || testsWrong(f) {
 			return
 		}
 		accepted++
@@ -226,5 +227,110 @@ func TestSchemaNeverRejectsWhatRuns(t *testing.T) {
 	}
 	if accepted < 300 {
 		t.Errorf("only %d files were right", accepted)
+	}
+}
+
+// testsWrong reports whether the tests in a file have a fault that concerns one value.
+func testsWrong(f *flows.File) bool {
+	if f.Tests == nil {
+		return false
+	}
+	var d flows.Diagnostics
+	flowtest.TestsField(new([]flowtest.Test)).Decode(f.Tests, "", &d)
+	return d.HasErrors()
+}
+
+// What the loader of tests accepts, their schema does, key by key and value by value;
+// and where it refuses the value itself, the schema does too.
+func TestSchemaOfTests(t *testing.T) {
+	whole, inFile := printedSchema(t, "--tests"), printedSchema(t)
+	shipped, err := os.ReadFile(filepath.Join("..", "..", "flows_test.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := document(shipped)
+	if err == nil {
+		err = whole.Validate(v)
+	}
+	if err != nil {
+		t.Errorf("flows_test.yaml: %v", err)
+	}
+	values := []string{
+		"true", "0", "1", "-1", "0.5", "1.5", "10s", "0s", `""`, "null", "[]", "{}", "abc", "v1", "panic", "after", "soft",
+		"error", `"5"`, `"${X}"`, "[{}]", "{a: 1}", "{a: b}", "{a: []}", "{a: [{text: x}]}", "{a: {scale: 1}}", "{a: {level: x}}",
+		"[{text: x}]", "[{stage: x}]", "[{raw: x}]", "{success: 1}", "{success: x}", "2026-01-01T00:00:00Z", "[{values: {/a: null}}]",
+		"[{payload: null}]",
+	}
+	accepted, refused := 0, 0
+	try := func(text string) {
+		src := "tests: " + text
+		node, d := flows.Document("x_test.yaml", []byte(src))
+		if d.HasErrors() {
+			t.Fatalf("%s: %v", src, d)
+		}
+		flowtest.TestsField(new([]flowtest.Test)).Decode(node.Get("tests"), "", &d)
+		v, err := document([]byte(src))
+		if err != nil {
+			t.Fatalf("%s: %v", src, err)
+		}
+		file, err := document([]byte(minimal + src))
+		if err != nil {
+			t.Fatalf("%s: %v", src, err)
+		}
+		for name, result := range map[string]error{"of a test file": whole.Validate(v), "of a flow file": inFile.Validate(file)} {
+			switch wrong := d.HasErrors(); {
+			case !wrong && result != nil:
+				t.Errorf("%s: the loader accepts it, and the schema %s does not: %v", src, name, result)
+			case wrong && result == nil && !strings.Contains(d.String(), ": start: "):
+				t.Errorf("%s: the schema %s accepts it, and the loader does not: %v", src, name, d)
+			}
+		}
+		if d.HasErrors() {
+			refused++
+		} else {
+			accepted++
+		}
+	}
+	var vary func(fields flows.Fields, test func(pair string) string)
+	vary = func(fields flows.Fields, test func(string) string) {
+		for _, f := range fields {
+			for _, v := range values {
+				try(test(f.Name + ": " + v))
+			}
+			switch f.Kind {
+			case flows.KindObject:
+				vary(f.Fields, func(pair string) string { return test(f.Name + ": {" + pair + "}") })
+			case flows.KindList:
+				needs := ""
+				if f.Name == "fail" {
+					needs = "stage: x, "
+				}
+				vary(f.Fields, func(pair string) string {
+					if strings.HasPrefix(pair, "stage:") {
+						return test(f.Name + ": [{" + pair + "}]")
+					}
+					return test(f.Name + ": [{" + needs + pair + "}]")
+				})
+			case flows.KindMap:
+				vary(f.Fields, func(pair string) string { return test(f.Name + ": {x: {" + pair + "}}") })
+			case flows.KindValues:
+				if inner := f.Fields[0]; inner.Kind == flows.KindList {
+					vary(inner.Fields, func(pair string) string { return test(f.Name + ": {x: [{" + pair + "}]}") })
+				}
+			}
+		}
+	}
+	list, _ := flowtest.Fields().Lookup("tests")
+	vary(list.Fields, func(pair string) string {
+		others := []string{pair}
+		for _, need := range []string{"name: n", "events: [{raw: x}]"} {
+			if name, _, _ := strings.Cut(need, ":"); !strings.HasPrefix(pair, name+":") {
+				others = append(others, need)
+			}
+		}
+		return "[{" + strings.Join(others, ", ") + "}]"
+	})
+	if accepted < 200 || refused < 500 {
+		t.Errorf("%d accepted and %d refused", accepted, refused)
 	}
 }

@@ -1,0 +1,18 @@
+package flowtest
+
+import "github.com/mjdevaccount/pulseflow/flows"
+
+// Check looks at the tests that stand in a flow file, as Load does, and reports what
+// is wrong with them alone. It reports nothing for a file without tests.
+func Check(file *flows.File) flows.Diagnostics {
+	if file.Tests == nil {
+		return nil
+	}
+	var d flows.Diagnostics
+	TestsField(new([]Test)).Decode(file.Tests, "", &d)
+	if d.HasErrors() {
+		return d
+	}
+	_, d = Load(file.Path, false)
+	return d
+}
