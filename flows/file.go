@@ -215,7 +215,8 @@ type DeadLetter struct {
 type StageSpec struct {
 	// Kind is the stage's name.
 	Kind string
-	// Config is the stage's configuration: an empty mapping when the file gives only the name.
+	// Config is the stage's configuration: an empty mapping when the file gives only the name. It has the variables that
+	// such a name came from.
 	Config *Node
 	Pos    Position
 	// Index is the stage's place in the flow, from 1.

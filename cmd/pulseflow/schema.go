@@ -23,7 +23,8 @@ extension, Neovim, Helix, Zed), this first line in the file turns it on:
   # yaml-language-server: $schema=flows.schema.json
 
 A schema sees one value at a time. What relates parts of the file to each other,
-the values of variables, and the size of durations is for pulseflow check.
+what variables and expressions say, and how long a duration is, is for pulseflow
+check; docs/flows.md lists all that a schema cannot say.
 
 With --tests it is the schema of the files of flow tests, NAME_test.yaml.`,
 		Example: "  pulseflow schema > flows.schema.json\n  pulseflow schema --tests > flows_test.schema.json",
