@@ -156,3 +156,46 @@ func TestStoreWaitsThroughTheClock(t *testing.T) {
 		t.Error(fresh, err, clock.waited)
 	}
 }
+
+// A stage costs no allocation more than its own where nothing is traced.
+func TestNoTraceCostsNothing(t *testing.T) {
+	planned, d := resolve(t, Builtin(), file("      - validate: {schema: telemetry.FeedbackEvent}\n      - dedupe: {key: id}\n"+
+		"      - handle: {with: feedback}\n      - rate-apply\n"))
+	if d.HasErrors() {
+		t.Fatal(d)
+	}
+	built, err := Build(planned, Deps{Flow: "feedback", Clock: SystemClock{}, Rates: &still{}, Observer: &silent{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler := func(*message.Message) ([]*message.Message, error) { return nil, nil }
+	for i, chain := len(built)-1, Middlewares(built); i >= 0; i-- {
+		handler = chain[i](handler)
+	}
+	e := event.Decoder{}.Decode("1-0", []byte(feedback("a", "soft", 5)))
+	msg := message.NewMessage("", e.Data)
+	delivery := &Delivery{Context: context.Background(), Event: e, Attempts: 1}
+	msg.SetContext(delivery)
+	run := func() {
+		if _, err := handler(msg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run()
+	// From then on it is a duplicate, which validate decodes and dedupe stops.
+	if n := testing.AllocsPerRun(100, run); n > 0 {
+		t.Errorf("%v allocations for a duplicate, want none", n)
+	}
+}
+
+// still is a rate coordinator that nothing changes, silent an Observer of nothing.
+type (
+	still  struct{}
+	silent struct{ Observer }
+)
+
+func (still) Apply(context.Context, Adjustment) (RateState, error) { return RateState{Scale: 1}, nil }
+
+func (still) RateState(string) (RateState, error) { return RateState{Scale: 1}, nil }
+func (silent) QueueDepth(int64)                   {}
+func (silent) FeedbackProcessed(string, string)   {}

@@ -96,6 +96,7 @@ variables (pulseflow config shows them resolved).
 
 Start here:
   pulseflow check                      is the file right?
+  pulseflow test                       do its flows do what their tests say?
   pulseflow run --feed events.jsonl    run it on the in-memory bus
   EVENT_BUS_BACKEND=redis pulseflow run`,
 		SilenceUsage:  true,
@@ -117,7 +118,8 @@ func exitCodesTopic() *cobra.Command {
 		Long: `Exit status of every command:
 
   0    done; for run: stopped by a signal or drained, with nothing left undone
-  1    failed while running: the reason is on standard error
+  1    failed while running: the reason is on standard error; for test: a flow test
+       failed, as its report says
   2    the command line, the file or an environment variable is wrong; every
        problem is on standard error as file:line:column: message
   130  a second signal ended run at once`,

@@ -1,6 +1,7 @@
 package flowtest
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"strconv"
@@ -172,7 +173,7 @@ func (linePublisher) Close() error { return nil }
 func (p linePublisher) Publish(stream string, messages ...*message.Message) error {
 	for _, msg := range messages {
 		out := publication{
-			stream: stream, at: p.schedule.Now(), data: append([]byte(nil), msg.Payload...), meta: maps.Clone(msg.Metadata),
+			stream: stream, at: p.schedule.Now(), data: bytes.Clone(msg.Payload), meta: maps.Clone(msg.Metadata),
 		}
 		if d := stages.From(msg.Context()); d != nil {
 			out.cause = d.Event
