@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -30,13 +32,16 @@ With --tests it is the schema of the files of flow tests, NAME_test.yaml.`,
 		Example: "  pulseflow schema > flows.schema.json\n  pulseflow schema --tests > flows_test.schema.json",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			encoder := json.NewEncoder(sys.stdout)
-			encoder.SetEscapeHTML(false)
-			encoder.SetIndent("", "  ")
+			schema := flowSchema()
 			if ofTests {
-				return encoder.Encode(testSchema())
+				schema = testSchema()
 			}
-			return encoder.Encode(flowSchema())
+			text, err := schemaText(schema)
+			if err != nil {
+				return err
+			}
+			_, err = sys.stdout.Write(text)
+			return err
 		},
 	}
 	cmd.Flags().BoolVar(&ofTests, "tests", false, "print the schema of files of flow tests instead")
@@ -61,4 +66,16 @@ func flowSchema() map[string]any {
 	maps.Copy(tests, inFile)
 	tests["description"] = doc
 	return schema
+}
+
+// schemaText is a schema as a file has it.
+func schemaText(schema map[string]any) ([]byte, error) {
+	var b strings.Builder
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	if err := encoder.Encode(schema); err != nil {
+		return nil, fmt.Errorf("encode schema: %w", err)
+	}
+	return []byte(b.String()), nil
 }

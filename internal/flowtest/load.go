@@ -448,10 +448,8 @@ func streams(plan *router.Plan) []stream {
 		}
 	}
 	for _, p := range plan.Flows {
-		for _, s := range p.Stages {
-			if c, ok := configOf(s).(*stages.RateApplyConfig); ok && c.Publish != "" {
-				add(c.Publish, plan.File.StreamKey(c.Publish, c.PublishKey))
-			}
+		for _, out := range p.Publications {
+			add(out.Topic, out.Key)
 		}
 		add(p.Topic, p.StreamKey)
 		add(p.DeadLetterTopic, p.DeadLetterKey)

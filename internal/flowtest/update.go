@@ -14,7 +14,6 @@ import (
 
 	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/router"
-	"github.com/mjdevaccount/pulseflow/stages"
 )
 
 // Update returns the text of a test file in which the tests that failed expect what
@@ -335,12 +334,12 @@ func (r *Result) writeAll(expect *yaml.Node) error {
 	outputs := &yaml.Node{Kind: yaml.MappingNode}
 	seen := make(map[string]bool)
 	for _, p := range r.world.plan.Flows {
-		for _, s := range p.Stages {
-			if c, ok := configOf(s).(*stages.RateApplyConfig); ok && c.Publish != "" && !seen[c.Publish] {
-				seen[c.Publish] = true
+		for _, out := range p.Publications {
+			if !seen[out.Topic] {
+				seen[out.Topic] = true
 				list := &yaml.Node{Kind: yaml.SequenceNode}
-				r.writeMessages(list, c.Publish, nil)
-				set(outputs, c.Publish, list)
+				r.writeMessages(list, out.Topic, nil)
+				set(outputs, out.Topic, list)
 			}
 		}
 	}
@@ -361,17 +360,6 @@ func (r *Result) writeAll(expect *yaml.Node) error {
 		set(expect, "rates", rates)
 	}
 	return nil
-}
-
-// configOf is a stage's own configuration, whatever was put around it.
-func configOf(s stages.Planned) stages.Config {
-	for {
-		c, ok := s.Config.(failingConfig)
-		if !ok {
-			return s.Config
-		}
-		s.Config = c.Config
-	}
 }
 
 // writeInto replaces what the expectations say and is not so.

@@ -45,7 +45,7 @@ func newWorld(plan *router.Plan, failures []Failure, start time.Time) (*world, e
 		return nil, fmt.Errorf("rate coordinator: %w", err)
 	}
 	deps := router.Deps{
-		Transport: w.line, Clock: w.schedule, Observer: watch,
+		Transport: w.line, Clock: w.schedule, Observer: watch, Limiters: adjust.NewLimiter,
 		Observe: func(flow, topic string) router.FlowObserver { return watch.Flow(flow, topic) },
 		Trace:   func(*event.Event) *stages.Trace { return stages.NewTrace() },
 	}
