@@ -72,6 +72,7 @@ type Redis struct {
 	// Trim is "none", or "acked" to remove the entries that every group has acknowledged.
 	Trim string
 	TLS  TLS
+	Pos  Position
 }
 
 // TLS names the files for a rediss:// connection. All are optional.

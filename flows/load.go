@@ -82,5 +82,6 @@ func (f *File) decode(t *tree, root *Node) {
 	c := decoding{diags: t.diags, at: root.pos}
 	c.fields(f.fields(t), root)
 	f.Admin.finish(root.Get("admin"), c)
+	f.Bus.Redis.finish(root.Get("bus").Get("redis"), c)
 	f.check(root, t.diags)
 }

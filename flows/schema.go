@@ -119,6 +119,13 @@ func (r *Redis) fields() Fields {
 	}
 }
 
+func (r *Redis) finish(n *Node, c decoding) {
+	r.Pos = c.at
+	if n != nil {
+		r.Pos = n.pos
+	}
+}
+
 func (r *Redis) checkURL() error {
 	u, err := url.Parse(r.URL)
 	if err != nil || r.URL == "" {

@@ -188,14 +188,9 @@ func TestNoTraceCostsNothing(t *testing.T) {
 	}
 }
 
-// still is a rate coordinator that nothing changes, silent an Observer of nothing.
-type (
-	still  struct{}
-	silent struct{ Observer }
-)
+// still is a rate coordinator that nothing changes.
+type still struct{}
 
 func (still) Apply(context.Context, Adjustment) (RateState, error) { return RateState{Scale: 1}, nil }
 
 func (still) RateState(string) (RateState, error) { return RateState{Scale: 1}, nil }
-func (silent) QueueDepth(int64)                   {}
-func (silent) FeedbackProcessed(string, string)   {}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -341,5 +342,34 @@ func TestExcerptOfTheBuiltInFile(t *testing.T) {
 	_, _, errs := invoke(t, map[string]string{"EVENT_BUS_BACKEND": "kafka"}, "", "check", "--excerpt")
 	if !strings.Contains(errs, "backend: ${EVENT_BUS_BACKEND:-inmem}\n") {
 		t.Errorf("no excerpt:\n%s", errs)
+	}
+}
+
+// Check opens no connection, whatever the file names: the first one that its server
+// sees is the test's own.
+func TestCheckConnectsToNothing(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	address := ln.Addr().String()
+	text := minimal + "bus: {backend: redis, redis: {url: \"redis://" + address + "/0\"}}\n" +
+		"registry: {enabled: true, url: \"http://" + address + "\"}\n"
+	if status, _, errs := invoke(t, nil, "", "check", writeFile(t, text)); status != exitOK {
+		t.Errorf("status %d\n%s", status, errs)
+	}
+	own, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	first, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if first.RemoteAddr().String() != own.LocalAddr().String() {
+		t.Error("check has connected to the server")
 	}
 }

@@ -108,7 +108,7 @@ func (f *fileFlags) override(file *flows.File, d *flows.Diagnostics) {
 		// the certificates.
 		r, err := newRedis(file, nil, nil)
 		if err != nil {
-			d.Beyondf(flows.Position{File: file.Path}, flows.LimitOutside, "bus: %v", err)
+			d.Beyondf(file.Bus.Redis.Pos, flows.LimitOutside, "bus: %v", err)
 		} else {
 			_ = r.Close(context.Background())
 		}
