@@ -73,6 +73,7 @@ type Redis struct {
 	// Trim is "none", or "acked" to remove the entries that every group has acknowledged.
 	Trim string
 	TLS  TLS
+	Pos  Position
 }
 
 // TLS names the files for a rediss:// connection. All are optional.
@@ -227,7 +228,8 @@ type DeadLetter struct {
 type StageSpec struct {
 	// Kind is the stage's name.
 	Kind string
-	// Config is the stage's configuration: an empty mapping when the file gives only the name.
+	// Config is the stage's configuration: an empty mapping when the file gives only the name. It has the variables that
+	// such a name came from.
 	Config *Node
 	Pos    Position
 	// Index is the stage's place in the flow, from 1.

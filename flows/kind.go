@@ -123,7 +123,7 @@ func Strings(name string, dst *[]string, doc string, opts ...Option) Field {
 // since true and 5 are expressions too. The owner finds the place of an error within it by [Node.At].
 func Expression(name string, dst *string, doc string, opts ...Option) Field {
 	return newField(Field{Name: name, Doc: doc, Kind: KindExpression, value: &scalar[string]{
-		dst: dst, parse: parseString, format: func(s string) string { return s },
+		dst: dst, parse: parseString, format: func(s string) string { return s }, typed: finite,
 	}}, opts)
 }
 

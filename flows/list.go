@@ -55,7 +55,7 @@ type namedValues[T any] struct {
 
 func (m namedValues[T]) decode(c decoding, f *Field, n *Node) bool {
 	if n.shape != mappingNode && !n.isNull() {
-		c.invalid(f, n, "expected a mapping")
+		c.invalid(f, n, "expected a mapping", "")
 		return false
 	}
 	before := len(*c.diags)
@@ -121,7 +121,7 @@ type mappingList[T any] struct {
 
 func (l mappingList[T]) decode(c decoding, f *Field, n *Node) bool {
 	if n.shape != listNode {
-		c.invalid(f, n, "expected a list")
+		c.invalid(f, n, "expected a list", "")
 		return false
 	}
 	if f.Required && len(n.items) == 0 {

@@ -112,7 +112,7 @@ func TestDocumentFaults(t *testing.T) {
 		"books: [{title: a, pages: 0}]":    "1:27: book 1: pages: must be at least 1, found 0",
 		"books: [{title: a}]\nprices: [1]": "2:9: prices: expected a mapping, found a list",
 		"books: [{title: a}]\nprices: {a: b, a: 1, c: }": "2:13: prices: a: expected a finite number, found string \"b\"\n" +
-			"2:16: duplicate key \"a\": first declared at 2:10\n2:25: prices: c has no value: give it one or remove the key",
+			"2:16: duplicate key \"a\": first declared at 2:10: rename or remove one\n2:25: prices: c has no value: give it one or remove the key",
 		"books: [{title: a}]\nowners: {a: {age: x}}": "2:19: owner \"a\": age: expected an integer, found string \"x\"",
 		"books: [": "1:8: not valid YAML: expected a value",
 	} {

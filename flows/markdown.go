@@ -29,7 +29,7 @@ func (fs Fields) rows(b *strings.Builder, prefix string) {
 			def = "`" + f.Default + "`"
 		}
 		doc := f.Doc
-		if bounds := f.bounds(); bounds != "" {
+		if bounds := f.Bounds(); bounds != "" {
 			doc += " (" + bounds + ")"
 		}
 		fmt.Fprintf(b, "| `%s%s` | %s | %s | %s |\n", prefix, f.Name, kind, def, strings.ReplaceAll(doc, "|", `\|`))
@@ -50,8 +50,8 @@ func (fs Fields) rows(b *strings.Builder, prefix string) {
 	}
 }
 
-// bounds words what values are allowed.
-func (f Field) bounds() string {
+// Bounds words the bounds of the field's value: "at least 1, at most 9". It is empty when there are none.
+func (f Field) Bounds() string {
 	var list []string
 	for _, bound := range []struct{ words, value string }{
 		{"at least ", f.Min}, {"above ", f.Above}, {"at most ", f.Max},

@@ -66,7 +66,7 @@ func (c *DedupeConfig) Fields() flows.Fields {
 func (c *DedupeConfig) Validate(s Scope, d *flows.Diagnostics) {
 	key, err := parseKey(c.Key)
 	if err != nil {
-		s.Report(d, "key", err.Error())
+		s.ReportBeyond(d, flows.LimitExpression, "key", err.Error())
 	}
 	c.key = key
 	if slices.Contains(s.Before, "rate-apply") {
@@ -217,7 +217,7 @@ func parseKeyTemplate(template string) (keyFunc, error) {
 		}
 		name, after, closed := strings.Cut(tail, "}")
 		if !closed {
-			return nil, fmt.Errorf("template %q: a brace is not closed", template)
+			return nil, fmt.Errorf("template %q: a brace is not closed: add the }", template)
 		}
 		field, ok := keyField(name)
 		if !ok {

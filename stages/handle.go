@@ -71,10 +71,11 @@ func (c *HandleConfig) SetsPolicy() (string, Policy) {
 // Validate implements Config.
 func (c *HandleConfig) Validate(s Scope, d *flows.Diagnostics) {
 	if c.NeedsProviders() && len(s.Providers) > 0 && !slices.Contains(s.Providers, c.Provider) {
-		s.Report(d, "provider", unknown("provider", c.Provider, s.Providers))
+		s.ReportBeyond(d, flows.LimitReference, "provider", unknown("provider", c.Provider, s.Providers))
 	}
 	if c.Policy.Soft > c.Policy.OK || c.Policy.Hard > c.Policy.Soft {
-		s.Warn(d, "policy", CodePolicyOrder, "policy gives a worse level the higher scale: pressure would raise the rate")
+		s.Warn(d, "policy", CodePolicyOrder, "policy gives a worse level the higher scale, so pressure would raise the rate: "+
+			"let ok be the highest and hard the lowest")
 	}
 }
 

@@ -70,15 +70,15 @@ func (c *RateApplyConfig) NeedsProviders() bool { return true }
 // Validate implements Config.
 func (c *RateApplyConfig) Validate(s Scope, d *flows.Diagnostics) {
 	if c.Publish == "" && c.PublishKey != "" {
-		s.Report(d, "publish_key", "needs publish: the topic names the stream in metrics")
+		s.ReportBeyond(d, flows.LimitNeighbour, "publish_key", "needs publish: the topic names the stream in metrics")
 	}
 	if c.Publish != "" {
 		if c.key = s.Key(c.Publish, c.PublishKey); c.key == s.SourceKey {
-			s.Report(d, "publish", "the flow would read what it publishes, for ever: name another stream")
+			s.ReportBeyond(d, flows.LimitReference, "publish", "the flow would read what it publishes, for ever: name another stream")
 		}
 	}
 	if !slices.Contains(s.Before, "handle") {
-		d.Errorf(s.Pos, "%s: a handle stage must stand before it, to decide what to apply", s.Where())
+		d.Beyondf(s.Pos, flows.LimitReference, "%s: a handle stage must stand before it, to decide what to apply", s.Where())
 	}
 }
 

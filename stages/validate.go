@@ -88,16 +88,16 @@ func (c *ValidateConfig) Validate(s Scope, d *flows.Diagnostics) {
 		}
 		compiled, err := schemaFile(path)
 		if err != nil {
-			s.Report(d, "files", fmt.Sprintf("%s: %v", t.track, err))
+			s.ReportBeyond(d, flows.LimitOutside, "files", fmt.Sprintf("%s: %v", t.track, err))
 			continue
 		}
 		c.checks[t.track] = compiled
 	}
 	if _, ok := c.checks[c.Track]; !ok && c.V1 == "" && c.V2 == "" {
-		s.Report(d, "schema", unknown("schema", c.Schema, slices.Sorted(maps.Keys(builtinChecks)))+
+		s.ReportBeyond(d, flows.LimitReference, "schema", unknown("schema", c.Schema, slices.Sorted(maps.Keys(builtinChecks)))+
 			"; give the file of another under files")
 	} else if !ok && !d.HasErrors() {
-		s.Report(d, "track", fmt.Sprintf("no schema of track %s: give its file under files", c.Track))
+		s.ReportBeyond(d, flows.LimitNeighbour, "track", fmt.Sprintf("no schema of track %s: give its file under files", c.Track))
 	}
 }
 

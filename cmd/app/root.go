@@ -98,6 +98,7 @@ telemetry.feedback into rate adjustments, and is configured by environment
 variables (pulseflow config shows them resolved).
 
 Start here:
+  pulseflow init                       write a file to start from, with tests
   pulseflow check                      is the file right?
   pulseflow test                       do its flows do what their tests say?
   pulseflow run --feed events.jsonl    run it on the in-memory bus
@@ -106,7 +107,7 @@ Start here:
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		runCommand(sys), checkCommand(sys), testCommand(sys), explainCommand(sys), configCommand(sys), publishCommand(sys),
+		initCommand(sys), runCommand(sys), checkCommand(sys), testCommand(sys), explainCommand(sys), configCommand(sys), publishCommand(sys),
 		deadLetterCommand(sys), stagesCommand(sys), graphCommand(sys), simulateCommand(sys), schemaCommand(sys), versionCommand(sys),
 		exitCodesTopic(),
 	)

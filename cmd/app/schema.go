@@ -2,7 +2,9 @@ package app
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -23,19 +25,23 @@ extension, Neovim, Helix, Zed), this first line in the file turns it on:
   # yaml-language-server: $schema=flows.schema.json
 
 A schema sees one value at a time. What relates parts of the file to each other,
-the values of variables, and the size of durations is for pulseflow check.
+what variables and expressions say, and how long a duration is, is for pulseflow
+check; docs/flows.md lists all that a schema cannot say.
 
 With --tests it is the schema of the files of flow tests, NAME_test.yaml.`,
 		Example: "  pulseflow schema > flows.schema.json\n  pulseflow schema --tests > flows_test.schema.json",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			encoder := json.NewEncoder(sys.stdout)
-			encoder.SetEscapeHTML(false)
-			encoder.SetIndent("", "  ")
+			schema := flowSchema(sys.stages)
 			if ofTests {
-				return encoder.Encode(testSchema())
+				schema = testSchema()
 			}
-			return encoder.Encode(flowSchema(sys.stages))
+			text, err := schemaText(schema)
+			if err != nil {
+				return err
+			}
+			_, err = sys.stdout.Write(text)
+			return err
 		},
 	}
 	cmd.Flags().BoolVar(&ofTests, "tests", false, "print the schema of files of flow tests instead")
@@ -60,4 +66,16 @@ func flowSchema(kinds *stages.Registry) map[string]any {
 	maps.Copy(tests, inFile)
 	tests["description"] = doc
 	return schema
+}
+
+// schemaText is a schema as a file has it.
+func schemaText(schema map[string]any) ([]byte, error) {
+	var b strings.Builder
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	if err := encoder.Encode(schema); err != nil {
+		return nil, fmt.Errorf("encode schema: %w", err)
+	}
+	return []byte(b.String()), nil
 }

@@ -21,7 +21,7 @@ func TestFaults(t *testing.T) {
 		"test: []":                       "1:1: missing required field \"tests\"|1:1: unknown field \"test\" (did you mean \"tests\"?); fields: env, flows, tests",
 		"tests: {a: 1}":                  "1:8: tests: expected a list, found a mapping",
 		"tests: [1]":                     "1:9: test 1: expected a mapping, found integer 1",
-		"tests: [{" + events + "}]":      "1:9: test 1: missing required field \"name\"",
+		"tests: [{" + events + "}]":      "1:9: test 1: missing required field \"name\", such as name: a soft level halves the rate",
 		"tests: [{name: a}]":             "1:9: test 1: missing required field \"events\"",
 		"tests: [{name: a, events: []}]": "1:27: test 1: events must not be empty",
 		"tests: [{name: a, events: [{}], expect: {elapsed: 0s}}]":                     "1:28: test \"a\": event 1: says no event: give it one of payload, envelope, raw, base64, from",
