@@ -118,7 +118,7 @@ func TestDocumentedMetrics(t *testing.T) {
 	if err := RegisterLevelsKept(reg, func() bool { return true }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewStreams(reg, nil, nil, func() error { return nil }); err != nil {
+	if _, err := NewStreams(reg); err != nil {
 		t.Fatal(err)
 	}
 	descs := make(chan *prometheus.Desc)
@@ -138,13 +138,14 @@ func TestDocumentedMetrics(t *testing.T) {
 func TestStreams(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	var down error
-	s, err := NewStreams(reg, []StreamGroup{{"mdp:mdp.t", "t", "g"}},
-		func(context.Context, string, string) (GroupState, error) {
-			return GroupState{Lag: 7, Pending: 3, OldestPending: 2 * time.Second}, nil
-		}, func() error { return down })
+	all, err := NewStreams(reg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	s := all.Bus("default", []StreamGroup{{"mdp:mdp.t", "t", "g"}},
+		func(context.Context, string, string) (GroupState, error) {
+			return GroupState{Lag: 7, Pending: 3, OldestPending: 2 * time.Second}, nil
+		}, func() error { return down })
 	s.Read("mdp:mdp.t", "g", 5)
 	s.InFlight("mdp:mdp.t", "g", 4)
 	s.Settled("mdp:mdp.t", "g", time.Millisecond)
