@@ -123,6 +123,8 @@ func schemaCannotSee() map[string]string {
 		"flow_to_loop":              parts,
 		"flow_to_key_alone":         keys,
 		"flow_to_empty":             keys,
+		"bus_default":               "a name that is taken", "bus_unknown": parts, "bus_same_place": parts, "bus_stream_on_two": parts,
+		"bus_to_without_stream": keys,
 
 		"provider_duplicate": environment, // the second one's name is a variable
 		"stage_unusable":     environment, // and a tag
