@@ -305,5 +305,5 @@ func (b *Bus) Place() string {
 	if u.Scheme == "unix" {
 		return "redis " + u.Path + "/" + cmp.Or(u.Query().Get("db"), "0")
 	}
-	return "redis " + u.Hostname() + ":" + cmp.Or(u.Port(), "6379") + "/" + cmp.Or(strings.Trim(u.Path, "/"), "0")
+	return "redis " + u.Hostname() + ":" + cmp.Or(u.Port(), "6379") + "/" + cmp.Or(strings.Trim(u.Path, "/"), u.Query().Get("db"), "0")
 }

@@ -33,7 +33,7 @@ func (f *File) fields(t *tree) Fields {
 			value: &entries[Bus]{
 				dst: &f.Buses, what: "bus", tree: t, check: checkBusName,
 				fields: (*Bus).namedFields, name: func(b *Bus) *string { return &b.Name },
-				finish: func(b *Bus, n *Node, c decoding) { b.finish(f, n, c) },
+				finish: func(b *Bus, _ *Node, c decoding) { b.finish(f, c) },
 			},
 		}, nil),
 		Object("admin", f.Admin.fields(), "the HTTP listener: metrics, health, ingest and operation"),
@@ -106,7 +106,7 @@ func (b *Bus) namedFields() Fields {
 }
 
 // finish fills in what depends on the default bus.
-func (b *Bus) finish(f *File, n *Node, c decoding) {
+func (b *Bus) finish(f *File, c decoding) {
 	b.Pos = c.at
 	if b.Namespace == "" {
 		b.Namespace = f.Bus.Namespace

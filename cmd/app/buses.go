@@ -81,7 +81,7 @@ func (all buses) idle(ctx context.Context, plan *router.Plan) (bool, error) {
 		own := slices.DeleteFunc(slices.Clone(plan.Flows), func(p router.FlowPlan) bool {
 			return p.Bus != b.Name || p.Disabled != ""
 		})
-		if idle, err := b.backend.idle(ctx, own); !idle || err != nil {
+		if idle, err := b.idle(ctx, own); !idle || err != nil {
 			return false, err
 		}
 	}
@@ -94,7 +94,7 @@ func (all buses) Close(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for i, b := range all {
 		wg.Go(func() {
-			if err := b.backend.Close(ctx); err != nil {
+			if err := b.Close(ctx); err != nil {
 				errs[i] = fmt.Errorf("%s: %w", busKey(b.Name), err)
 			}
 		})

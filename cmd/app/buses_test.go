@@ -268,6 +268,32 @@ func TestStopWhileABusIsOut(t *testing.T) {
 	}
 }
 
+// What waits in memory for a bus that is out when the process stops is lost, which the
+// summary tells.
+func TestStopTellsWhatIsLost(t *testing.T) {
+	server := redistest.Start(t)
+	server.Kill()
+	p := launch(t, map[string]string{"REDIS_URL": server.URL()}, "--config", writeFile(t, `version: 1
+buses: {shared: {backend: redis, redis: {url: "${REDIS_URL}"}}}
+shutdown_timeout: 1s
+flows:
+  out: {from: {stream: telemetry.feedback}, stages: [dedupe], to: {bus: shared, stream: copies}}
+  beside: {from: {stream: telemetry.feedback, group: beside}, stages: [dedupe]}
+`))
+	for n := range 7 {
+		if code, text := p.post(numbered(n, "soft")); code != http.StatusAccepted {
+			t.Fatalf("%d %s", code, text)
+		}
+	}
+	p.eventually("the flow beside", func() bool { return p.status("beside").Success == 7 })
+	p.stop()
+	out := p.out.String()
+	if !strings.Contains(out, "flow out          0 success, 0 duplicate, 0 error, 7 lost with the in-memory bus\n") ||
+		!strings.Contains(out, "flow beside       7 success, 0 duplicate, 0 error\n") {
+		t.Errorf("summary:\n%s", out)
+	}
+}
+
 // A feed goes to the bus of its topic, and a drain waits for chains over buses.
 func TestDrainOverBuses(t *testing.T) {
 	server := redistest.Start(t)
