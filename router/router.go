@@ -12,8 +12,11 @@ import (
 
 // Deps is what Build needs beside the plan.
 type Deps struct {
-	// Transport carries every flow of the plan.
+	// Transport carries the flows of the default bus.
 	Transport Transport
+	// Transports carry those of the other buses, by name; the default one may be among
+	// them instead of in Transport.
+	Transports map[string]Transport
 	// Rates is the rate coordinator; nil in a file without providers.
 	Rates stages.RateApplier
 	// Limiters makes what throttle stages take their tokens from.
@@ -33,10 +36,10 @@ type Deps struct {
 
 // Router runs the flows of one plan.
 type Router struct {
-	plan      *Plan
-	transport Transport
-	log       *slog.Logger
-	flows     []*flow // those that run
+	plan       *Plan
+	transports transports
+	log        *slog.Logger
+	flows      []*flow // those that run
 
 	mu    sync.Mutex
 	state state
@@ -61,12 +64,12 @@ func Build(plan *Plan, deps Deps) (*Router, error) {
 	if deps.Logger == nil {
 		deps.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Router{plan: plan, transport: deps.Transport, log: deps.Logger}
+	r := &Router{plan: plan, transports: deps.named(), log: deps.Logger}
 	for _, p := range plan.Flows {
 		if p.Disabled != "" {
 			continue
 		}
-		f, err := buildFlow(p, deps)
+		f, err := buildFlow(p, deps, r.transports)
 		if err != nil {
 			for _, built := range r.flows {
 				err = errors.Join(err, built.discard())
