@@ -39,6 +39,19 @@ func (p *process) rateLines() (lines []string) {
 	return lines
 }
 
+// settledLines are rateLines once the rates have followed the levels, which those of
+// old events do a little later.
+func (p *process) settledLines() (lines []string) {
+	p.t.Helper()
+	p.eventually("the rates to settle", func() bool {
+		before := p.rateLines()
+		time.Sleep(50 * time.Millisecond)
+		lines = p.rateLines()
+		return cmp.Equal(before, lines)
+	})
+	return lines
+}
+
 func (p *process) ready() bool { status, _ := p.get("/readyz"); return status == 200 }
 
 // Two processes that share out the recorded events, in any order and with repetition,
@@ -121,7 +134,7 @@ func TestRatesOverAnOutage(t *testing.T) {
 		t.Errorf("%v errors, %d dead letters", errs, client.XLen(ctx, feedbackStream+".dlq").Val())
 	}
 	p.eventually("ready", p.ready)
-	want := p.rateLines()
+	want := p.settledLines()
 	p.end(syscall.SIGKILL)
 	next := launch(t, redisEnv(server))
 	next.eventually("ready", next.ready)
@@ -214,4 +227,72 @@ func TestRatesFile(t *testing.T) {
 		t.Errorf("with a broken file: %q\n%s", lines, last.logged())
 	}
 	last.stop()
+}
+
+// restartable is a file whose provider one level stops and another slows down.
+const restartable = `version: 1
+admin: {listen: "127.0.0.1:8088"}
+bus: {backend: "${EVENT_BUS_BACKEND:-inmem}", redis: {url: "${REDIS_URL:-redis://localhost:6379/0}"}}
+rates: {file: levels.json}
+providers:
+  stopped: {rate: 60, burst: 60, min_rate: 0}
+  slowed: {rate: 60, burst: 60, min_rate: 0}
+flows:
+  stop:
+    from: {stream: telemetry.feedback}
+    stages: [handle: {with: feedback, provider: stopped}, rate-apply]
+  slow:
+    from: {stream: telemetry.feedback, group: slow}
+    stages: [handle: {with: feedback, provider: slowed, policy: {ok: 1, soft: 0.5, hard: 0.25}}, rate-apply]
+`
+
+// After a kill the very first request is an acquire: it finds the rates of before, on
+// Redis and with a file, whichever way the provider is slowed down.
+func TestFirstAcquireAfterAKill(t *testing.T) {
+	hard := fmt.Sprintf(`{"ts": %[1]d, "key": "c", "meta": {"schema_id": "telemetry.FeedbackEvent"}, "payload": {"coordinator_id": "c", `+
+		`"queue_size": 9, "capacity": 10, "level": "hard", "ts": %[1]d}}`, time.Now().Unix())
+	for _, backend := range []string{"redis", "inmem"} {
+		t.Run(backend, func(t *testing.T) {
+			config := writeFile(t, restartable)
+			env, kept := map[string]string(nil), func() bool {
+				text, _ := os.ReadFile(filepath.Join(filepath.Dir(config), "levels.json"))
+				return strings.Count(string(text), `"c": "20`) == 2
+			}
+			if backend == "redis" {
+				server := redistest.Start(t)
+				client := server.Client(t)
+				env = redisEnv(server)
+				kept = func() bool {
+					handled, err := client.XInfoGroups(context.Background(), feedbackStream).Result()
+					return err == nil && len(handled) == 2 && handled[0].Lag+handled[0].Pending+handled[1].Lag+handled[1].Pending == 0
+				}
+			}
+			p := launch(t, env, "--config", config)
+			p.eventually("ready", p.ready)
+			if status, body := p.post(hard); status != 202 {
+				t.Fatal(status, body)
+			}
+			p.eventually("the event to be kept", kept)
+			want := p.settledLines()
+			p.end(syscall.SIGKILL)
+
+			next := launch(t, env, "--config", config)
+			for provider, first := range map[string]struct {
+				status int
+				rate   float64
+			}{"stopped": {429, 0}, "slowed": {200, 15}} {
+				status, _, text, err := next.pace(t.Context(), "POST", "/rates/"+provider+"/acquire", `{"wait": "1s"}`)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := decode[pacing](t, text); status != first.status || got.EffectiveRate != first.rate || got.Level != "hard" {
+					t.Errorf("%s: %d %+v, want %d at %v tokens/s", provider, status, got, first.status, first.rate)
+				}
+			}
+			if diff := cmp.Diff(want, next.rateLines()); diff != "" {
+				t.Errorf("after a kill (-want +got):\n%s", diff)
+			}
+			next.stop()
+		})
+	}
 }
