@@ -16,8 +16,9 @@ const (
 	pollEvery = 250 * time.Millisecond
 	// shareBatch is how many records go into one call.
 	shareBatch = 500
-	// Between attempts that fail the wait grows from pollEvery to this.
-	longestPoll = 2 * time.Second
+	// Between attempts that fail the wait grows from pollEvery to this, so that a level
+	// is followed within a second of the end of an outage too.
+	longestPoll = 500 * time.Millisecond
 	// backlogAge is the age from which an event's effect waits foldWithin for what else
 	// comes: long enough for a good part of a backlog, and nothing beside the age.
 	backlogAge = time.Second
