@@ -296,3 +296,51 @@ func TestFirstAcquireAfterAKill(t *testing.T) {
 		})
 	}
 }
+
+// A provider whose levels cannot be shared holds up its own flow only, and until they can.
+func TestRatesFaultOfOneProvider(t *testing.T) {
+	server := redistest.Start(t)
+	client := server.Client(t)
+	ctx := context.Background()
+	const badKey, goodStream, badStream = "mdp:pulseflow:rates:bad", "mdp:mdp.telemetry.good", "mdp:mdp.telemetry.bad"
+	if err := client.Set(ctx, badKey, "not a hash", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for _, stream := range []string{goodStream, badStream} {
+		addAll(t, client, stream, captured(t, "feedback.jsonl"))
+	}
+	p := launch(t, redisEnv(server), "--config", writeFile(t, `version: 1
+bus: {backend: redis, redis: {url: "${REDIS_URL:-redis://localhost:6379/0}"}}
+admin: {listen: "127.0.0.1:8088"}
+rates: {restore_timeout: 100ms}
+providers:
+  bad: {rate: 60}
+  good: {rate: 60}
+flows:
+  bad:
+    from: {stream: telemetry.bad}
+    stages: [handle: {with: feedback, provider: bad}, rate-apply]
+  good:
+    from: {stream: telemetry.good}
+    stages: [handle: {with: feedback, provider: good}, rate-apply]
+`))
+	p.eventually("the good provider's events to be acknowledged", func() bool {
+		return pending(client, goodStream) == 0 && client.HLen(ctx, "mdp:pulseflow:rates:good").Val() > 2
+	})
+	p.eventually("the key to be named", func() bool {
+		status, body := p.get("/readyz")
+		return status == 503 && strings.Contains(body, badKey)
+	})
+	p.eventually("the bad provider's events to be handled", func() bool { return pending(client, badStream) == 10 })
+	if err := client.Del(ctx, badKey).Err(); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("all to be acknowledged", func() bool { return pending(client, badStream) == 0 })
+	p.eventually("ready", p.ready)
+	for _, stream := range []string{goodStream, badStream} {
+		if n := client.XLen(ctx, stream+".dlq").Val(); n != 0 {
+			t.Errorf("%d dead letters of %s", n, stream)
+		}
+	}
+	p.stop()
+}

@@ -57,12 +57,13 @@ func (h *hashes) Versions(_ context.Context, keys []string) (epochs []string, ve
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, key := range keys {
-		if err := h.fault(key); err != nil {
-			return nil, nil, err
+		if h.faults[key] != nil {
+			epochs, versions = append(epochs, ""), append(versions, -1)
+			continue
 		}
 		epochs, versions = append(epochs, h.epoch(key)), append(versions, h.versions[key])
 	}
-	return epochs, versions, nil
+	return epochs, versions, h.fault("")
 }
 
 func (h *hashes) Read(_ context.Context, key string) (map[string]string, string, int64, error) {
@@ -135,6 +136,53 @@ func TestFollowedWithinASecondOfAnOutage(t *testing.T) {
 			}
 		}
 		mustClose(t, a, b)
+	})
+}
+
+// What is wrong with one provider's levels is no concern of the others: theirs are
+// restored, shared and followed, and their events acknowledged.
+func TestAProvidersFaultIsItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHashes()
+		h.fail("bad", errors.New("not a hash"))
+		a, b := sharingIn(t, h, time.Second, "bad", "ibkr"), sharingIn(t, h, time.Second, "bad", "ibkr")
+		for i, level := range []event.Level{event.LevelHard, event.LevelOK, event.LevelSoft} {
+			adj := adjustment("x", level, time.Now().Add(time.Duration(i)))
+			mustApply(t, a, "x", level, time.Now().Add(time.Duration(i)))
+			adj.Provider = "bad"
+			if _, err := a.Apply(context.Background(), adj); err != nil {
+				t.Fatal(err)
+			}
+			if err := a.Commit(context.Background(), "ibkr"); err != nil {
+				t.Errorf("the other's fault: %v", err)
+			}
+			if err := a.Commit(context.Background(), "bad"); err == nil {
+				t.Error("committed what is not shared")
+			}
+			if err := a.Commit(context.Background()); err == nil {
+				t.Error("committed all")
+			}
+			time.Sleep(time.Second)
+			if got := levelOf(t, b); got != level {
+				t.Errorf("level %v followed, want %v", got, level)
+			}
+			if reason, _ := b.Fault(); reason == "" {
+				t.Error("the fault is not told")
+			}
+		}
+		c := sharingIn(t, h, time.Second, "bad", "ibkr")
+		time.Sleep(2 * time.Second)
+		if got := levelOf(t, c); got != event.LevelSoft {
+			t.Errorf("restored %v", got)
+		}
+		h.fail("bad", nil)
+		time.Sleep(time.Second)
+		for _, x := range []*Applier{a, b, c} {
+			if s, err := x.RateState("bad"); err != nil || s.Level != event.LevelSoft {
+				t.Errorf("mended: %+v, %v", s, err)
+			}
+		}
+		mustClose(t, a, b, c)
 	})
 }
 
