@@ -344,3 +344,60 @@ flows:
 	}
 	p.stop()
 }
+
+// A process that starts while Redis is away grants nothing within restore_timeout, not
+// under an override either, and begins with the rates of before once Redis is back.
+func TestRedisAwayAtTheStart(t *testing.T) {
+	server := redistest.Start(t, redistest.WithAOF())
+	client := server.Client(t)
+	config := writeFile(t, strings.Replace(restartable, "rates: {file: levels.json}", "rates: {restore_timeout: 1m}", 1))
+	p := launch(t, redisEnv(server), "--config", config)
+	p.eventually("ready", p.ready)
+	addAll(t, client, feedbackStream, captured(t, "feedback.jsonl"))
+	p.eventually("the events to be acknowledged", func() bool {
+		groups, err := client.XInfoGroups(context.Background(), feedbackStream).Result()
+		return err == nil && len(groups) == 2 && groups[0].Lag+groups[0].Pending+groups[1].Lag+groups[1].Pending == 0
+	})
+	want := p.settledLines()
+	p.end(syscall.SIGKILL)
+	server.Kill()
+
+	next := launch(t, redisEnv(server), "--config", config)
+	acquire := func(provider, body string) (int, pacing) {
+		t.Helper()
+		status, _, text, err := next.pace(t.Context(), "POST", "/rates/"+provider+"/acquire", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return status, decode[pacing](t, text)
+	}
+	if status, _, text, err := next.pace(t.Context(), "POST", "/rates/slowed/override", `{"scale": 1, "ttl": "10m", "reason": "x"}`); status != 200 || err != nil {
+		t.Fatal(status, text, err)
+	}
+	for _, body := range []string{``, `{"wait": "100ms"}`} {
+		for _, provider := range []string{"stopped", "slowed"} {
+			if status, got := acquire(provider, body); status != 429 {
+				t.Errorf("granted %q by %s: %d %+v", body, provider, status, got)
+			}
+		}
+	}
+	next.eventually("readiness to say so", func() bool {
+		status, body := next.get("/readyz")
+		return status == 503 && strings.Contains(body, "rate levels are being restored")
+	})
+	if status, _, text, err := next.pace(t.Context(), "DELETE", "/rates/slowed/override", ""); status != 200 || err != nil {
+		t.Fatal(status, text, err)
+	}
+	server.Restart()
+	if status, got := acquire("slowed", `{"wait": "30s"}`); status != 200 || got.Level != "hard" || got.EffectiveRate != 15 {
+		t.Errorf("first acquire once Redis is back: %d %+v", status, got)
+	}
+	if status, got := acquire("stopped", ``); status != 429 || got.Reason != "paused" {
+		t.Errorf("the stopped provider: %d %+v", status, got)
+	}
+	if diff := cmp.Diff(want, next.rateLines()); diff != "" {
+		t.Errorf("restored (-want +got):\n%s", diff)
+	}
+	next.eventually("ready", next.ready)
+	next.stop()
+}
