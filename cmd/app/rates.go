@@ -104,6 +104,26 @@ func policies(plan *router.Plan) map[string]stages.Policy {
 	return of
 }
 
+// adjusts are the providers that a flow may adjust. A stage or a handler that is not
+// built in may ask for any of them.
+func (s *service) adjusts(p router.FlowPlan) (providers []string) {
+	if !adjustsRates(p) {
+		return nil
+	}
+	known := stages.Builtin().Kinds()
+	for _, st := range p.Stages {
+		h, handles := st.Config.(*stages.HandleConfig)
+		if !slices.ContainsFunc(known, func(k stages.Kind) bool { return k.Name == st.Kind }) || handles && !h.NeedsProviders() {
+			providers = nil
+			for _, all := range s.plan.File.Providers {
+				providers = append(providers, all.Name)
+			}
+			return providers
+		}
+	}
+	return adjusted(p)
+}
+
 // commitRates returns what has to be done before entries of a stream of a bus are
 // acknowledged: what they changed is shared first, where the flow changes rates. What
 // flows on other buses than the sharing one change is shared soon after instead, so that
@@ -113,17 +133,18 @@ func (s *service) commitRates(b *flows.Bus) func(ctx context.Context, stream, gr
 		return nil
 	}
 	type source struct{ stream, group string }
-	adjusts := make(map[source]bool)
+	providers := make(map[source][]string)
 	for _, p := range s.plan.Flows {
-		if p.Bus == b.Name && adjustsRates(p) {
-			adjusts[source{p.StreamKey, p.Group}] = true
+		if from, of := (source{p.StreamKey, p.Group}), s.adjusts(p); p.Bus == b.Name && len(of) > 0 {
+			providers[from] = append(providers[from], of...)
 		}
 	}
 	return func(ctx context.Context, stream, group string) error {
-		if s.rates == nil || !adjusts[source{stream, group}] {
+		of := providers[source{stream, group}]
+		if s.rates == nil || len(of) == 0 {
 			return nil
 		}
-		if err := s.rates.Commit(ctx); err != nil {
+		if err := s.rates.Commit(ctx, of...); err != nil {
 			return fmt.Errorf("entries are not acknowledged before their rate levels are shared: %w", err)
 		}
 		return nil
