@@ -91,3 +91,5 @@ func transcript(r *Result) string {
 }
 
 var _ stages.Waiter = (*schedule)(nil)
+
+var _ stages.Deadliner = (*schedule)(nil)
