@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/internal/capture"
 	"github.com/mjdevaccount/pulseflow/internal/flowtest"
 	"github.com/mjdevaccount/pulseflow/router"
 	"github.com/mjdevaccount/pulseflow/stages"
@@ -81,7 +82,7 @@ func (f *explainFlags) run(ctx context.Context, sys system, flow, path string) e
 	if err != nil {
 		return configError(err)
 	}
-	var earlier []flowtest.Entry
+	var earlier []capture.Entry
 	if f.after != "" {
 		if earlier, err = readEvents(f.after); err != nil {
 			return configError(err)
@@ -146,7 +147,7 @@ func (f *explainFlags) flow(sys system, arg string) (*router.Plan, string, error
 
 // readEvent reads one event from a file, or from stdin for "-". What is no JSON is an
 // event too: the flow says what is wrong with it.
-func readEvent(ctx context.Context, path string, stdin io.Reader) (flowtest.Entry, error) {
+func readEvent(ctx context.Context, path string, stdin io.Reader) (capture.Entry, error) {
 	var text []byte
 	var err error
 	if path == "-" {
@@ -155,19 +156,19 @@ func readEvent(ctx context.Context, path string, stdin io.Reader) (flowtest.Entr
 		text, err = os.ReadFile(path)
 	}
 	if err != nil {
-		return flowtest.Entry{}, fmt.Errorf("read the event: %w", err)
+		return capture.Entry{}, fmt.Errorf("read the event: %w", err)
 	}
 	if text = bytes.TrimSpace(text); len(text) == 0 {
-		return flowtest.Entry{}, errors.New("there is no event: the input is empty")
+		return capture.Entry{}, errors.New("there is no event: the input is empty")
 	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	var one json.RawMessage
 	if decoder.Decode(&one) == nil && decoder.More() {
-		return flowtest.Entry{}, errors.New("there is more than one event: give one, and those before it with --after")
+		return capture.Entry{}, errors.New("there is more than one event: give one, and those before it with --after")
 	}
-	e, err := flowtest.ParseEntry(text)
+	e, err := capture.Parse(text)
 	if err != nil {
-		return flowtest.RawEntry(text), nil
+		return capture.Entry{Data: text}, nil
 	}
 	return e, nil
 }
@@ -180,7 +181,7 @@ func readAll(ctx context.Context, r io.Reader) ([]byte, error) {
 	}
 	read := make(chan result, 1)
 	go func() {
-		text, err := io.ReadAll(io.LimitReader(r, maxLine))
+		text, err := io.ReadAll(io.LimitReader(r, capture.MaxLine))
 		read <- result{text, err}
 	}()
 	select {
@@ -191,15 +192,15 @@ func readAll(ctx context.Context, r io.Reader) ([]byte, error) {
 	}
 }
 
-func readEvents(path string) ([]flowtest.Entry, error) {
+func readEvents(path string) ([]capture.Entry, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("--after: %w", err)
 	}
 	defer f.Close()
-	list, err := flowtest.ReadEntries(f)
+	list, err := capture.Read(path, f)
 	if err != nil {
-		return nil, fmt.Errorf("--after: %s: %w", path, err)
+		return nil, fmt.Errorf("--after: %w", err)
 	}
 	return list, nil
 }

@@ -151,7 +151,7 @@ func errNothingRuns(plan *router.Plan) error {
 func (s *service) feedAll(ctx context.Context, feed []recorded) error {
 	for _, e := range feed {
 		if err := s.bus.feed(ctx, sourceKey(s.plan, e.topic), e); err != nil {
-			return fmt.Errorf("feed line %d: %w", e.line, err)
+			return fmt.Errorf("feed line %d: %w", e.Line, err)
 		}
 	}
 	if len(feed) > 0 {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mjdevaccount/pulseflow/event"
+	"github.com/mjdevaccount/pulseflow/internal/capture"
 	"github.com/mjdevaccount/pulseflow/router"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
@@ -28,7 +29,7 @@ type Explanation struct {
 	Time    string `json:"time,omitempty"`
 	// Steps are the runs of stages, in order; a flow that tried again has some twice.
 	Steps []ExplainedStep `json:"steps"`
-	// Outcome is success, duplicate or error.
+	// Outcome is success, duplicate, filtered or error.
 	Outcome    string               `json:"outcome"`
 	Attempts   int                  `json:"attempts"`
 	DeadLetter *ExplainedDeadLetter `json:"dead_letter,omitempty"`
@@ -103,7 +104,7 @@ func Explained(s stages.Step) ExplainedStep {
 
 // Explain puts one event through a flow of plan, after those in earlier, and tells
 // what the flow did with it. The clock starts at now; nothing is connected to.
-func Explain(ctx context.Context, plan *router.Plan, flow string, earlier []Entry, e Entry, now time.Time) (*Explanation, error) {
+func Explain(ctx context.Context, plan *router.Plan, flow string, earlier []capture.Entry, e capture.Entry, now time.Time) (*Explanation, error) {
 	w, err := newWorld(plan, nil, now)
 	if err != nil {
 		return nil, err
@@ -115,16 +116,16 @@ func Explain(ctx context.Context, plan *router.Plan, flow string, earlier []Entr
 	return x, err
 }
 
-func (w *world) explain(ctx context.Context, flow string, earlier []Entry, e Entry, now time.Time) (*Explanation, error) {
+func (w *world) explain(ctx context.Context, flow string, earlier []capture.Entry, e capture.Entry, now time.Time) (*Explanation, error) {
 	stream := w.streamKey("", flow)
 	for _, before := range earlier {
-		w.put(stream, before.entry, nil)
+		w.put(stream, entryOf(before), nil)
 		if err := w.schedule.play(ctx, nil, now); err != nil {
 			return nil, err
 		}
 	}
 	first, published, before := len(w.line.tasks), len(w.line.published), w.states()
-	w.put(stream, e.entry, nil)
+	w.put(stream, entryOf(e), nil)
 	if err := w.schedule.play(ctx, nil, now); err != nil {
 		return nil, err
 	}
@@ -179,7 +180,7 @@ func (w *world) explained(t *task, published int) *Explanation {
 		x.Steps = append(x.Steps, Explained(s))
 	}
 	for _, p := range w.line.published[published:] {
-		if p.cause != e {
+		if p.cause != t {
 			continue
 		}
 		if p.meta[router.FieldFlow] == "" {
@@ -188,9 +189,6 @@ func (w *world) explained(t *task, published int) *Explanation {
 				data = json.RawMessage(strconv.Quote(string(p.data)))
 			}
 			x.Published = append(x.Published, ExplainedMessage{Stream: p.stream, Data: data})
-			continue
-		}
-		if p.meta[router.FieldFlow] != x.Flow {
 			continue
 		}
 		x.DeadLetter = &ExplainedDeadLetter{
