@@ -39,9 +39,9 @@ func Forward(deps Deps, p Publication, format string) (message.NoPublishHandlerF
 			return f.forward(d, targets)
 		}
 		step := d.Trace.enter(StageTo, d.Trace.behind(), d.Attempts)
+		d.Trace.Note("stream %s, format %s", p.Topic, format)
 		err := f.forward(d, targets)
 		if err == nil {
-			d.Trace.Note("on %s", p.Topic)
 			d.Trace.pass()
 		}
 		d.Trace.leave(step, err)
