@@ -18,7 +18,6 @@ import (
 	"github.com/mjdevaccount/pulseflow/internal/capture"
 	"github.com/mjdevaccount/pulseflow/internal/flowtest"
 	"github.com/mjdevaccount/pulseflow/router"
-	"github.com/mjdevaccount/pulseflow/stages"
 )
 
 type explainFlags struct {
@@ -217,16 +216,7 @@ func printExplanation(w io.Writer, x *flowtest.Explanation) {
 		fmt.Fprintf(w, ", of %s", x.Time)
 	}
 	fmt.Fprintf(w, "\nflow %s, stream %s\n", x.Flow, x.Stream)
-	attempt := 0
-	for _, s := range x.Steps {
-		if s.Attempt != attempt {
-			attempt = s.Attempt
-			if attempt > 1 {
-				fmt.Fprintf(w, "attempt %d\n", attempt)
-			}
-		}
-		printStep(w, "  ", s, true)
-	}
+	printSteps(w, "  ", x.Steps, true)
 	for _, r := range x.Rates {
 		if r.Before == r.After {
 			continue
@@ -273,8 +263,13 @@ func printStep(w io.Writer, indent string, s flowtest.ExplainedStep, took bool) 
 }
 
 // printSteps shows what the stages did with an event.
-func printSteps(w io.Writer, indent string, steps []stages.Step, took bool) {
+func printSteps(w io.Writer, indent string, steps []flowtest.ExplainedStep, took bool) {
+	attempt := 1
 	for _, s := range steps {
-		printStep(w, indent, flowtest.Explained(s), took)
+		if s.Attempt != attempt {
+			attempt = s.Attempt
+			fmt.Fprintf(w, "%sattempt %d\n", indent[2:], attempt)
+		}
+		printStep(w, indent, s, took)
 	}
 }

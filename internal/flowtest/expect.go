@@ -138,7 +138,10 @@ func (c *comparison) eventOutcomes() {
 			if got == in.Outcome {
 				continue
 			}
-			if got += c.because(t); times[got] == 0 {
+			if reason := c.reasons[t]; reason != "" {
+				got += " (" + reason + ")"
+			}
+			if times[got] == 0 {
 				wrong = append(wrong, got)
 			}
 			times[got]++
@@ -160,16 +163,6 @@ func (c *comparison) eventOutcomes() {
 		}
 		c.add(in.node.Get("outcome"), what+": outcome", lines...)
 	}
-}
-
-// because says why an event failed.
-func (c *comparison) because(t *task) string {
-	for _, l := range c.end.letters() {
-		if l.cause == t {
-			return fmt.Sprintf(" (%s: %s)", l.meta[router.FieldStage], l.meta[router.FieldReason])
-		}
-	}
-	return ""
 }
 
 func (c *comparison) outputs(e *Expectation, at *moment) error {

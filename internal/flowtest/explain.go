@@ -87,19 +87,22 @@ const (
 	DecisionFailed  = "failed"
 )
 
-// Explained words a run of a stage.
-func Explained(s stages.Step) ExplainedStep {
-	step := ExplainedStep{
-		Stage: s.Stage, Index: s.Index, Attempt: s.Attempt, Decision: DecisionStopped, Nanoseconds: s.Own.Nanoseconds(),
-		Notes: append([]string{}, s.Notes...),
+// explained words the runs of stages in a trace.
+func explained(t *stages.Trace) []ExplainedStep {
+	list := make([]ExplainedStep, len(t.Steps))
+	for i, s := range t.Steps {
+		list[i] = ExplainedStep{
+			Stage: s.Stage, Index: s.Index, Attempt: s.Attempt, Decision: DecisionStopped, Nanoseconds: s.Own.Nanoseconds(),
+			Notes: append([]string{}, s.Notes...),
+		}
+		switch {
+		case s.Err != nil:
+			list[i].Decision, list[i].Error = DecisionFailed, s.Err.Error()
+		case s.Passed:
+			list[i].Decision = DecisionPassed
+		}
 	}
-	switch {
-	case s.Err != nil:
-		step.Decision, step.Error = DecisionFailed, s.Err.Error()
-	case s.Passed:
-		step.Decision = DecisionPassed
-	}
-	return step
+	return list
 }
 
 // Explain puts one event through a flow of plan, after those in earlier, and tells
@@ -176,9 +179,7 @@ func (w *world) explained(t *task, published int) *Explanation {
 	if seconds, ok := e.EventTime(); ok && e.Err == nil {
 		x.Time = event.At(seconds).Format(time.RFC3339Nano)
 	}
-	for _, s := range t.result.Trace.Steps {
-		x.Steps = append(x.Steps, Explained(s))
-	}
+	x.Steps = append(x.Steps, explained(t.result.Trace)...)
 	for _, p := range w.line.published[published:] {
 		if p.cause != t {
 			continue

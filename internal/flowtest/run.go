@@ -27,9 +27,10 @@ type Result struct {
 	// Events are the deliveries, in the order in which they were put on the streams.
 	Events []Happening
 
-	world  *world
-	checks []*moment // one for each of the test's checks
-	end    *moment
+	world   *world
+	reasons map[*task]string // of the dead letters
+	checks  []*moment        // one for each of the test's checks
+	end     *moment
 }
 
 // Passed reports whether everything was as expected.
@@ -44,9 +45,34 @@ type Happening struct {
 	// Outcome is success, duplicate, filtered or error; empty when the event was not
 	// settled.
 	Outcome string
-	// Wrong is set when the test expects another outcome of it.
-	Wrong bool
-	Steps []stages.Step
+	// Expected is the outcome that the test expects of it; empty when it does not say.
+	Expected string
+	// Reason is why it became a dead letter, with the stage; else empty.
+	Reason string
+	Steps  []ExplainedStep
+}
+
+// Telling are the events to look at first to see why the test failed, at most limit of
+// them: those that ended otherwise than expected, or else those that failed, or else
+// all. left is how many others there are.
+func (r *Result) Telling(limit int) (list []Happening, left int) {
+	for _, choose := range []func(Happening) bool{
+		func(h Happening) bool { return h.Expected != "" && h.Expected != h.Outcome },
+		func(h Happening) bool {
+			return h.Outcome == "" || h.Expected == "" && h.Outcome == stages.OutcomeError.String()
+		},
+		func(Happening) bool { return true },
+	} {
+		for _, h := range r.Events {
+			if choose(h) && len(list) < limit {
+				list = append(list, h)
+			}
+		}
+		if len(list) > 0 {
+			break
+		}
+	}
+	return list, len(r.Events) - len(list)
 }
 
 // Options say how tests are run.
@@ -151,13 +177,21 @@ func (r *Result) play(ctx context.Context, plan *router.Plan, limit time.Duratio
 // observe keeps what became of each event.
 func (r *Result) observe() {
 	w := r.world
-	for _, task := range w.line.tasks {
-		h := Happening{At: task.at.Sub(w.schedule.start), Flow: task.reader.flow, ID: task.event.ID}
-		if task.settled {
-			h.Outcome, h.Steps = task.result.Outcome.String(), task.result.Trace.Steps
+	r.reasons = make(map[*task]string)
+	for _, p := range w.line.published {
+		if p.cause != nil && p.meta[router.FieldFlow] != "" {
+			r.reasons[p.cause] = p.meta[router.FieldStage] + ": " + p.meta[router.FieldReason]
 		}
-		if i := w.given[task]; i != nil && i.Outcome != "" && h.Flow == r.readerOf(i) {
-			h.Wrong = h.Outcome != i.Outcome
+	}
+	for _, task := range w.line.tasks {
+		h := Happening{
+			At: task.at.Sub(w.schedule.start), Flow: task.reader.flow, ID: task.event.ID, Reason: r.reasons[task],
+		}
+		if task.settled {
+			h.Outcome, h.Steps = task.result.Outcome.String(), explained(task.result.Trace)
+		}
+		if i := w.given[task]; i != nil && h.Flow == r.readerOf(i) {
+			h.Expected = i.Outcome
 		}
 		r.Events = append(r.Events, h)
 	}
