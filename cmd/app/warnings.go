@@ -1,0 +1,171 @@
+package app
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/router"
+	"github.com/mjdevaccount/pulseflow/stages"
+)
+
+// codeRetryLongerThanIdle is the code of the warning that an event's retries can
+// outlast bus.redis.max_idle.
+const codeRetryLongerThanIdle = "retry-longer-than-idle"
+
+// The codes of the warnings that nothing can put events on a flow's stream, and that
+// nobody can see its dead letters.
+const (
+	codeFlowUnfed         = "flow-unfed"
+	codeDeadLettersUnread = "dead-letters-unread"
+)
+
+// denyAll makes every warning an error.
+const denyAll = "all"
+
+// warning is a code and what it stands for, as help shows it.
+type warning struct{ code, meaning string }
+
+// warnings lists every code that a file can be warned under.
+func warnings() []warning {
+	return []warning{
+		{stages.CodeDedupeAfterEffect, "a dedupe stage stands behind rate-apply, which has taken effect by then"},
+		{stages.CodePolicyOrder, "a worse pressure level has the higher scale"},
+		{router.CodeProviderPolicy, "flows give one provider different policies"},
+		{flows.CodeRegistryUnused, "registry.enabled is true, and this version uses no registry"},
+		{router.CodeFlowLoop, "flows publish in a circle, which a stage of theirs may end"},
+		{codeFlowUnfed, "in memory and without a listener, nothing feeds the flow's stream"},
+		{codeDeadLettersUnread, "in memory and without a listener, nobody can read the flow's dead letters"},
+		{codeRetryLongerThanIdle, "on Redis, the waits of a flow's retries can exceed bus.redis.max_idle"},
+	}
+}
+
+// deny makes errors of the warnings under the given codes.
+func deny(d flows.Diagnostics, codes []string) {
+	for i := range d {
+		if d[i].Severity == flows.Warning && (slices.Contains(codes, d[i].Code) || slices.Contains(codes, denyAll)) {
+			d[i].Severity = flows.Error
+		}
+	}
+}
+
+// validCodes refuses a code that no warning has: a slip would deny nothing.
+func validCodes(codes []string) error {
+	known := []string{denyAll}
+	for _, w := range warnings() {
+		known = append(known, w.code)
+	}
+	for _, code := range codes {
+		if slices.Contains(known, code) {
+			continue
+		}
+		hint := ""
+		if near := flows.Nearest(code, known); near != "" {
+			hint = fmt.Sprintf(" (did you mean %q?)", near)
+		}
+		return fmt.Errorf("--deny %q: no warning has this code%s; codes: %s", code, hint, strings.Join(known, ", "))
+	}
+	return nil
+}
+
+var (
+	allowComment = regexp.MustCompile(`(?:^|\s)#\s*pulseflow:\s*allow\s+([a-z][a-z-]*(?:\s*,\s*[a-z][a-z-]*)*)`)
+	codeInList   = regexp.MustCompile(`[a-z][a-z-]*`)
+)
+
+// silence drops the warnings that a comment of the file allows: one at the end of
+// the warning's line, or in the lines of comment right above it.
+func silence(d flows.Diagnostics, src sources) flows.Diagnostics {
+	return slices.DeleteFunc(d, func(x flows.Diagnostic) bool {
+		return x.Severity == flows.Warning && src.allows(x)
+	})
+}
+
+func (s sources) allows(d flows.Diagnostic) bool {
+	text, ok := s.line(d.Pos.File, d.Pos.Line)
+	for n := d.Pos.Line - 1; ok; n-- {
+		if m := allowComment.FindStringSubmatch(text); m != nil &&
+			slices.Contains(codeInList.FindAllString(m[1], -1), d.Code) {
+			return true
+		}
+		if text, ok = s.line(d.Pos.File, n); ok {
+			ok = strings.HasPrefix(strings.TrimSpace(text), "#")
+		}
+	}
+	return false
+}
+
+// warnRetry warns of flows whose retries can outlast max_idle. Our own consumers
+// leave an entry with the live process that holds it, however long; but after that
+// time a start no longer waits for what is pending, and another program of the group
+// may take what a paused process holds.
+func warnRetry(file *flows.File, d *flows.Diagnostics) {
+	if file.Bus.Backend != "redis" {
+		return
+	}
+	idle := file.Bus.Redis.MaxIdle
+	for _, w := range file.Flows {
+		if worst := longestWait(w.Retry); w.Enabled && worst > idle {
+			d.Warnf(w.Pos, codeRetryLongerThanIdle,
+				"flow %q: retry: an event that keeps failing waits up to %s between its attempts in all, longer than "+
+					"bus.redis.max_idle (%s), after which it may run elsewhere too when this process pauses: lower retry.max "+
+					"or retry.max_interval, or raise max_idle",
+				w.Name, worst.Round(time.Millisecond), idle)
+		}
+	}
+}
+
+// warnAlone warns of flows that stand alone: on the in-memory bus and with no listener,
+// only other flows can write what a flow reads, and read what it leaves. On Redis
+// other programs can, and a listener takes events and shows dead letters. fed is set
+// when the command itself feeds the flows.
+func warnAlone(plan *router.Plan, fed bool, d *flows.Diagnostics) {
+	if plan.File.Bus.Backend != "inmem" || listening(plan.File) {
+		return
+	}
+	written, read := make(map[string]bool), make(map[string]bool)
+	for _, p := range plan.Flows {
+		if p.Disabled != "" {
+			continue
+		}
+		written[p.DeadLetterKey], read[p.StreamKey] = true, true
+		for _, out := range p.Publications {
+			written[out.Key] = true
+		}
+	}
+	off := []flows.Related{{Pos: plan.File.Admin.Pos, Message: "no listener takes events or shows dead letters"}}
+	for i, p := range plan.Flows {
+		warn := func(code, format string, args ...any) {
+			d.Add(flows.Diagnostic{
+				Pos: plan.File.Flows[i].Pos, Severity: flows.Warning, Code: code,
+				Message: fmt.Sprintf("flow %q: ", p.Name) + fmt.Sprintf(format, args...), Related: off,
+			})
+		}
+		if p.Disabled != "" {
+			continue
+		}
+		if !fed && !written[p.StreamKey] {
+			warn(codeFlowUnfed, "nobody feeds stream %q: no flow publishes to it, and no listener takes events: give "+
+				"admin.listen an address, or run with --feed", p.Topic)
+		}
+		if !read[p.DeadLetterKey] {
+			warn(codeDeadLettersUnread, "nobody can read the dead letters on %q, which end with the process: give "+
+				"admin.listen an address, or let a flow read them", p.DeadLetterTopic)
+		}
+	}
+}
+
+// longestWait is the sum of all waits of an event that fails each time, every one of
+// them as long as jitter makes it.
+func longestWait(r flows.Retry) time.Duration {
+	wait, sum := float64(r.Initial), 0.0
+	for range r.Max {
+		sum += wait * (1 + r.Jitter)
+		wait = min(wait*r.Multiplier, float64(r.MaxInterval))
+	}
+	const longest = float64(1 << 62)
+	return time.Duration(min(sum, longest))
+}
