@@ -764,6 +764,7 @@ func TestUnavailable(t *testing.T) {
 		"NOPERM User alice has no permissions to run the 'xadd'":        true,
 		"NOAUTH Authentication required.":                               true,
 		"WRONGTYPE Operation against a key holding the wrong kind":      true,
+		"ERR max number of clients reached":                             true,
 		"ERR Protocol error: invalid bulk length":                       false,
 		"ERR The ID specified in XADD is equal or smaller than the top": false,
 	} {
