@@ -265,6 +265,7 @@ func TestRedisGivesBackWhatItDidNotRun(t *testing.T) {
 		return true
 	}))
 	<-started
+	until(t, "all are taken", func() bool { return r.count.get(&r.count.mostInFlight) == len(ids) })
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
