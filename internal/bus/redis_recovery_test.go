@@ -265,6 +265,7 @@ func TestRedisGivesBackWhatItDidNotRun(t *testing.T) {
 		return true
 	}))
 	<-started
+	until(t, "all are taken", func() bool { return r.count.get(&r.count.mostInFlight) == len(ids) })
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -337,6 +338,38 @@ func TestRedisGivesBackWhatItNeverSaw(t *testing.T) {
 	if n := pendingCounts(t, client)[ids[1]]; n != 1 {
 		t.Errorf("the second suspect counts %d deliveries, want 1", n)
 	}
+}
+
+// What was given back is claimed few at a time when it is large, so that no more is in flight than fits in memory.
+func TestRedisClaimsLargeEntriesFewAtATime(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	client := srv.Client(t)
+	large := make([]byte, 1<<20)
+	const n = 170
+	for range n {
+		id, err := client.XAdd(t.Context(), &redis.XAddArgs{Stream: testStream, Values: []any{fieldData, large}}).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		takeAs(t, client, "worker", 1)
+		setDeliveries(t, client, "worker", id, 0)
+	}
+	r, seen := newRig(t, srv.URL(), func(c *RedisConfig) { c.Block = DefaultBlock }), newTally()
+	hold := make(chan struct{})
+	letGo := sync.OnceFunc(func() { close(hold) })
+	r.subscribe(t, StartOldest, 8, seen.handle(func(*event.Event) bool {
+		<-hold
+		return true
+	}))
+	t.Cleanup(letGo)
+	until(t, "no more is taken", func() bool { return r.count.get(&r.count.mostInFlight) >= flightBytes>>20 })
+	time.Sleep(100 * time.Millisecond)
+	if got := r.count.get(&r.count.mostInFlight); got > (flightBytes+replyBytes)>>20 {
+		t.Errorf("%d MiB in flight, want at most %d and a reply", got, flightBytes>>20)
+	}
+	letGo()
+	until(t, "all are handled", func() bool { return seen.distinct() == n && pending(t, client) == 0 })
 }
 
 func TestRedisDrainGivesUpInTime(t *testing.T) {
