@@ -23,8 +23,10 @@ func traced(t *testing.T, list string, events ...string) []*Trace {
 	if d.HasErrors() {
 		t.Fatal(d)
 	}
-	built, err := Build(planned, Deps{Flow: "feedback", Clock: newTestClock(), Rates: newLedger(), Publisher: newOutbox(), Observer: newCounters(),
-		Limiters: limiters, Logger: slog.New(slog.DiscardHandler)})
+	built, err := Build(planned, Deps{
+		Flow: "feedback", Clock: newTestClock(), Rates: newLedger(), Publisher: newOutbox(), Observer: newCounters(),
+		Limiters: limiters, Logger: slog.New(slog.DiscardHandler),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,35 +117,61 @@ func TestTraceOfGeneralStages(t *testing.T) {
 		events []string
 		want   string
 	}{
-		{`filter: {when: payload.bid < payload.ask && type == "market.Quote"}`, []string{`{"bid": 1, "ask": 2}`, `{"bid": 2, "ask": 2}`},
+		{
+			`filter: {when: payload.bid < payload.ask && type == "market.Quote"}`,
+			[]string{`{"bid": 1, "ask": 2}`, `{"bid": 2, "ask": 2}`},
 			`filter passed: goes on: payload.bid < payload.ask && type == "market.Quote" is true (payload.ask = 2, payload.bid = 1, type = "market.Quote")
-filter stopped: filtered: payload.bid < payload.ask && type == "market.Quote" is false (payload.ask = 2, payload.bid = 2, type = "market.Quote")`},
-		{`filter: {when: payload.bid > 1, on_error: keep}`, []string{`{"bid": "x"}`},
-			`filter passed: goes on, by on_error: keep: expression at flows.yaml:8:36: invalid operation: string > int`},
-		{`filter: {when: payload.bid > 1, on_error: drop}`, []string{`{}`},
-			`filter stopped: filtered, by on_error: drop: expression at flows.yaml:8:36: invalid operation: nil > int`},
-		{`map: {set: {mid: (payload.bid + payload.ask) / 2, bid: payload.bid * 2}, remove: [ask], key: payload.sym, schema: market.Mid}`,
+filter stopped: filtered: payload.bid < payload.ask && type == "market.Quote" is false (payload.ask = 2, payload.bid = 2, type = "market.Quote")`,
+		},
+		{
+			`filter: {when: payload.bid > 1, on_error: keep}`,
+			[]string{`{"bid": "x"}`},
+			`filter passed: goes on, by on_error: keep: expression at flows.yaml:8:36: invalid operation: string > int`,
+		},
+		{
+			`filter: {when: payload.bid > 1, on_error: drop}`,
+			[]string{`{}`},
+			`filter stopped: filtered, by on_error: drop: expression at flows.yaml:8:36: invalid operation: nil > int`,
+		},
+		{
+			`map: {set: {mid: (payload.bid + payload.ask) / 2, bid: payload.bid * 2}, remove: [ask], key: payload.sym, schema: market.Mid}`,
 			[]string{`{"sym": "A", "bid": 1, "ask": 2}`},
-			`map passed: schema: market.Quote → market.Mid; key: "k" → "A"; payload.bid: 1 → 2; payload.mid: set to 1.5; payload.ask: removed, was 2`},
+			`map passed: schema: market.Quote → market.Mid; key: "k" → "A"; payload.bid: 1 → 2; payload.mid: set to 1.5; payload.ask: removed, was 2`,
+		},
 		{`map: {set: {bid: payload.bid}}`, []string{`{"bid": 1}`}, `map passed: changes nothing`},
-		{`route: {to: {a: payload.n > 1, b: payload.n > 2}, match: first, otherwise: rest}`, []string{`{"n": 2}`, `{"n": 1}`},
+		{
+			`route: {to: {a: payload.n > 1, b: payload.n > 2}, match: first, otherwise: rest}`,
+			[]string{`{"n": 2}`, `{"n": 1}`},
 			`route passed: a: payload.n > 1 is true (payload.n = 2)
-route passed: a: payload.n > 1 is false (payload.n = 1); b: payload.n > 2 is false (payload.n = 1); rest: otherwise`},
+route passed: a: payload.n > 1 is false (payload.n = 1); b: payload.n > 2 is false (payload.n = 1); rest: otherwise`,
+		},
 		{`route: {to: {a: payload.n > 1}}`, []string{`{"n": 1}`}, `route passed: a: payload.n > 1 is false (payload.n = 1); published nowhere`},
-		{`tap: {every: 2, when: payload.n > 1, log: {n: payload.n}, message: odd}`, []string{`{"n": 2}`, `{"n": 3}`, `{"n": 1}`, `{"n": "x"}`},
+		{
+			`tap: {every: 2, when: payload.n > 1, log: {n: payload.n}, message: odd}`,
+			[]string{`{"n": 2}`, `{"n": 3}`, `{"n": 1}`, `{"n": "x"}`},
 			`tap passed: line at info: "odd" [event_id=1795556900000-0 type=market.Quote key=k track=v1 events=1 n=2]
 tap passed: no line: not one in 2
 tap passed: no line: payload.n > 1 is false (payload.n = 1)
-tap passed: no line: expression at flows.yaml:8:41: invalid operation: string > int`},
-		{`tap: {per_second: 1}`, []string{`{}`, `{}`},
+tap passed: no line: expression at flows.yaml:8:41: invalid operation: string > int`,
+		},
+		{
+			`tap: {per_second: 1}`,
+			[]string{`{}`, `{}`},
 			`tap passed: line at info: "event" [event_id=1795556900000-0 type=market.Quote key=k track=v1 events=1]
-tap passed: no line: there are 1 a second`},
-		{`throttle: {rate: 2, key: key, over: drop}`, []string{`{}`, `{}`},
+tap passed: no line: there are 1 a second`,
+		},
+		{
+			`throttle: {rate: 2, key: key, over: drop}`,
+			[]string{`{}`, `{}`},
 			`throttle passed: key "k": a token of 2/s
-throttle stopped: key "k": dropped: no token of 2/s for another 500ms`},
-		{`throttle: {rate: 2}`, []string{`{}`, `{}`},
+throttle stopped: key "k": dropped: no token of 2/s for another 500ms`,
+		},
+		{
+			`throttle: {rate: 2}`,
+			[]string{`{}`, `{}`},
 			`throttle passed: a token of 2/s
-throttle passed: waits 500ms for a token of 2/s; a token of 2/s`},
+throttle passed: waits 500ms for a token of 2/s; a token of 2/s`,
+		},
 		{`delay: {for: 25s}`, []string{`{}`}, `delay passed: held for 5s`},
 		{`delay: {for: 1s}`, []string{`{}`}, `delay passed: goes on at once: it is older than 1s`},
 		{`timeout: {after: 1h}`, []string{`{}`}, `timeout passed: the stages behind may take 1h0m0s`},
