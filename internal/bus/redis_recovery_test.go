@@ -587,6 +587,37 @@ func TestRedisFindsItsLeaseGone(t *testing.T) {
 	}
 }
 
+// A lease that somebody deletes is taken again before another consumer takes the name for that of a dead one.
+func TestRedisTakesADeletedLeaseAgain(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	client := srv.Client(t)
+	a, b := newRig(t, srv.URL()), newRig(t, srv.URL(), func(c *RedisConfig) { c.Consumer = "other" })
+	seen, again := newTally(), newTally()
+	finish := make(chan struct{})
+	fill(t, client, 5, 5)
+	a.subscribe(t, StartOldest, 8, seen.handle(func(*event.Event) bool {
+		<-finish
+		return true
+	}))
+	until(t, "all are being handled", func() bool { return pending(t, client) == 5 })
+	b.subscribe(t, StartOldest, 8, again.handle(nil))
+	until(t, "the other attaches", func() bool { return b.Up() == nil })
+	key := newRedisKeys(testStream, testGroup).lease("worker")
+	for range 3 {
+		if err := client.Del(t.Context(), key).Err(); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "it is taken again", func() bool { return client.Exists(t.Context(), key).Val() == 1 })
+	}
+	until(t, "it is told", func() bool { return a.log.lines("consumer lease was gone and has been taken again") > 0 })
+	close(finish)
+	until(t, "all are handled", func() bool { return seen.distinct() == 5 && pending(t, client) == 0 })
+	if n := again.distinct(); n != 0 {
+		t.Errorf("%d entries ran elsewhere too", n)
+	}
+}
+
 // An entry that Redis gave to this consumer in a reply that never arrived runs all the same.
 func TestRedisFindsRepliesThatNeverArrived(t *testing.T) {
 	t.Parallel()
@@ -674,6 +705,9 @@ func TestDropConsumer(t *testing.T) {
 
 func TestRedisKeysShareTheStreamsSlot(t *testing.T) {
 	t.Parallel()
+	if a, b := newRedisKeys("s", "a:b").lease("c"), newRedisKeys("s", "a").lease("b:c"); a == b {
+		t.Errorf("groups a:b and a share the lease key %s", a)
+	}
 	for stream, want := range map[string]string{
 		"mdp:mdp.x":  "{mdp:mdp.x}:pulseflow:lease:g:c",
 		"{mdp}:x":    "{mdp}:x:pulseflow:lease:g:c",
