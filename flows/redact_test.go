@@ -114,7 +114,7 @@ func TestRedactedBuses(t *testing.T) {
 func TestRedacted(t *testing.T) {
 	f := parse(t, full, map[string]string{
 		"REDIS_URL":      "rediss://pulse:hunter2@redis.example:6380/2?protocol=3",
-		"OPERATOR_TOKEN": "hunter2", "HOOK_TOKEN": "hunter2", "NAME": "yes: [",
+		"OPERATOR_TOKEN": "hunter2 too", "HOOK_TOKEN": "hunter2", "NAME": "yes: [",
 	})
 	got, err := f.Redacted()
 	if err != nil {

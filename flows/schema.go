@@ -225,7 +225,7 @@ func (a *Admin) fields() Fields {
 		String("publisher_token", &a.PublisherToken,
 			"the token that posting an event, acquiring from a provider and reporting to it require; empty, or the word unset, requires none", Default(""), Secret()),
 		String("operator_token", &a.OperatorToken,
-			"the token that changing anything else requires; empty, or the word unset, requires none", Default(""), Secret()),
+			"the token that changing anything else requires; empty, or the word unset, requires none but for overruling a provider's rate, which nobody may then", Default(""), Secret()),
 		Bool("allow_public_ingest", &a.AllowPublicIngest,
 			"whether events may be posted without a token on an address other than loopback", Default("false")),
 		Duration("read_timeout", &a.ReadTimeout, "the longest time that reading a request may take",
@@ -260,6 +260,10 @@ func (a *Admin) finish(n *Node, c decoding) {
 		if *token == "unset" {
 			*token = ""
 		}
+	}
+	if a.OperatorToken != "" && a.OperatorToken == a.PublisherToken && a.OperatorToken != hidden {
+		c.beyondf(n.Get("operator_token").Pos(), LimitNeighbour,
+			"operator_token: must differ from publisher_token: whoever publishes could change what only operators may")
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 )
 
 const paced = `version: 1
-admin: {listen: "127.0.0.1:8088"}
+admin: {listen: "127.0.0.1:8088", operator_token: "${OPERATOR_TOKEN:-}"}
 providers:
   ibkr: {rate: 10, burst: 10, min_rate: 0}
   iex: {rate: 10, burst: 10, breaker: {threshold: 2, open_for: 30s}, cooldown: 40s}
@@ -36,11 +36,17 @@ type pacing struct {
 	Level             string
 }
 
+// operatorToken is the token of operators in these tests.
+const operatorToken = "sesame"
+
+var asOperator = map[string]string{"OPERATOR_TOKEN": operatorToken}
+
 func (p *process) pace(ctx context.Context, method, path, body string) (int, http.Header, string, error) {
 	req, err := http.NewRequestWithContext(ctx, method, p.base+path, strings.NewReader(body))
 	if err != nil {
 		return 0, nil, "", err
 	}
+	req.SetBasicAuth("", operatorToken)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, nil, "", err
@@ -52,7 +58,7 @@ func (p *process) pace(ctx context.Context, method, path, body string) (int, htt
 
 // Another process paces itself over HTTP.
 func TestPacing(t *testing.T) {
-	p := launch(t, nil, "--config", writeFile(t, paced))
+	p := launch(t, asOperator, "--config", writeFile(t, paced))
 	ask := func(method, path, body string, want int) (pacing, http.Header) {
 		t.Helper()
 		status, header, text, err := p.pace(t.Context(), method, path, body)
@@ -196,7 +202,7 @@ func TestDocumentedPython(t *testing.T) {
 	if err != nil || exec.Command(python, "-c", "import urllib.request").Run() != nil {
 		t.Skip("no python3 here")
 	}
-	p := launch(t, nil, "--config", writeFile(t, paced))
+	p := launch(t, asOperator, "--config", writeFile(t, paced))
 	n := 0
 	for _, b := range blocks(t, "../../docs/rates.md") {
 		if b.info != "python" {

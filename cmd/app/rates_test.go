@@ -231,7 +231,7 @@ func TestRatesFile(t *testing.T) {
 
 // restartable is a file whose provider one level stops and another slows down.
 const restartable = `version: 1
-admin: {listen: "127.0.0.1:8088"}
+admin: {listen: "127.0.0.1:8088", operator_token: "${OPERATOR_TOKEN:-}"}
 bus: {backend: "${EVENT_BUS_BACKEND:-inmem}", redis: {url: "${REDIS_URL:-redis://localhost:6379/0}"}}
 rates: {file: levels.json}
 providers:
@@ -362,7 +362,7 @@ func TestRedisAwayAtTheStart(t *testing.T) {
 	p.end(syscall.SIGKILL)
 	server.Kill()
 
-	next := launch(t, redisEnv(server), "--config", config)
+	next := launch(t, with(redisEnv(server), "OPERATOR_TOKEN", operatorToken), "--config", config)
 	acquire := func(provider, body string) (int, pacing) {
 		t.Helper()
 		status, _, text, err := next.pace(t.Context(), "POST", "/rates/"+provider+"/acquire", body)

@@ -73,7 +73,7 @@ func TestTour(t *testing.T) {
 		}
 	}
 	bin, address := program(t), freeAddress(t)
-	env := []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "PULSEFLOW_LISTEN=" + address, "HOME=" + dir}
+	env := []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "PULSEFLOW_LISTEN=" + address, "HOME=" + dir, "OPERATOR_TOKEN=sesame"}
 
 	// What `make run` starts.
 	service := exec.Command(filepath.Join(bin, "pulseflow"), "run", "--feed", "event/testdata/feedback.jsonl")

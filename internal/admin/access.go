@@ -32,6 +32,22 @@ func (s *Server) operators(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
+// overrulers admits those who may overrule the coordinator: only those who carry the
+// operator's token, which must be set. Whoever may publish, and whoever merely is on
+// this machine, may not decide at which rate others call a provider.
+func (s *Server) overrulers(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case s.config.OperatorToken == "":
+			s.fail(w, http.StatusForbidden, "this needs OPERATOR_TOKEN to be set, and to be sent as a bearer token")
+		case !authorized(r, s.config.OperatorToken):
+			s.unauthorized(w)
+		default:
+			next(w, r)
+		}
+	}
+}
+
 // publishers admits those who may use up what providers grant: whoever is on this
 // machine when no token is set, and else whoever carries the publisher's. That
 // anyone may post events does not make it anyone's to call.

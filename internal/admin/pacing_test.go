@@ -136,7 +136,7 @@ func TestPacingRequests(t *testing.T) {
 		{"POST", ibkr + "/override", `{"scale": 1e999, "ttl": "10m"}`, 400, "scale must be a number", nil},
 		{"DELETE", ibkr + "/override", "", 200, "ibkr", []string{"end override", "state"}},
 	} {
-		d := open(t, Config{})
+		d := open(t, Config{OperatorToken: operator})
 		status, _, body := d.ask(tt.method, tt.path, tt.body)
 		if status != tt.status || !strings.Contains(body, tt.contains) {
 			t.Errorf("%s %s %.60s: %d %s, want %d with %s", tt.method, tt.path, tt.body, status, body, tt.status, tt.contains)
@@ -148,7 +148,7 @@ func TestPacingRequests(t *testing.T) {
 }
 
 func TestPacerErrors(t *testing.T) {
-	d := open(t, Config{})
+	d := open(t, Config{OperatorToken: operator})
 	changes := [][3]string{
 		{"POST", "/acquire", "{}"},
 		{"POST", "/report", `{"outcome": "success"}`},
@@ -187,7 +187,7 @@ func TestPacerErrors(t *testing.T) {
 }
 
 func TestRefusedAcquire(t *testing.T) {
-	d := open(t, Config{})
+	d := open(t, Config{OperatorToken: operator})
 	for _, tt := range []struct {
 		refused    string
 		retryAfter time.Duration
@@ -221,9 +221,30 @@ func TestRefusedAcquire(t *testing.T) {
 	}
 }
 
+// Without an operator's token nobody overrules, on this machine either.
+func TestOverrulingNeedsAToken(t *testing.T) {
+	for name, config := range map[string]Config{"none": {}, "publisher's": {Token: "publish"}} {
+		d := open(t, config)
+		for _, c := range [][2]string{
+			{"DELETE", "/rates/ibkr/cooldowns/global"},
+			{"POST", "/rates/ibkr/override"},
+			{"DELETE", "/rates/ibkr/override"},
+			{"DELETE", "/rates/ibkr/coordinators/bars_1"},
+		} {
+			status, _, body := d.ask(c[0], c[1], `{"scale": 1, "ttl": "1m"}`, "Authorization", "Bearer publish")
+			if status != 403 || !strings.Contains(body, "OPERATOR_TOKEN") {
+				t.Errorf("%s token set: %s %s: %d %s", name, c[0], c[1], status, body)
+			}
+		}
+		if len(d.pacer.calls) != 0 {
+			t.Errorf("%s token set: calls %v", name, d.pacer.calls)
+		}
+	}
+}
+
 // Who paces itself is a publisher; who overrules is an operator.
 func TestPacingTokens(t *testing.T) {
-	const publisher, operator = "publish", "operate"
+	const publisher = "publish"
 	d := open(t, Config{Token: publisher, OperatorToken: operator})
 	for _, tt := range []struct{ method, path, body, token string }{
 		{"POST", "/acquire", "", publisher},
@@ -253,7 +274,7 @@ func TestPacingTokens(t *testing.T) {
 }
 
 func TestOverrideIsAudited(t *testing.T) {
-	d := open(t, Config{})
+	d := open(t, Config{OperatorToken: operator})
 	d.ask("POST", "/rates/ibkr/override", `{"scale": 0.25, "ttl": "10m", "reason": "the \"new\" quota"}`)
 	d.ask("DELETE", "/rates/ibkr/override", "")
 	d.pacer.fail = ErrInvalid
@@ -334,7 +355,7 @@ func (s *Server) acquireOverHTTP(body string) answer {
 }
 
 func TestWaitEndsWithTheClient(t *testing.T) {
-	d := open(t, Config{})
+	d := open(t, Config{OperatorToken: operator})
 	ctx, cancel := context.WithCancel(t.Context())
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, d.base+"/rates/ibkr/acquire", strings.NewReader(`{"wait": "60s"}`))
 	if err != nil {
@@ -361,7 +382,7 @@ func TestWaitEndsWithTheClient(t *testing.T) {
 // A client that has only closed its own side of the connection still reads: it must
 // not take the end of its wait for tokens.
 func TestWaitOfAHalfClosedConnectionIsNotGranted(t *testing.T) {
-	d := open(t, Config{})
+	d := open(t, Config{OperatorToken: operator})
 	conn, err := net.Dial("tcp", strings.TrimPrefix(d.base, "http://"))
 	if err != nil {
 		t.Fatal(err)
@@ -398,7 +419,7 @@ func TestWaitEndsWithTheListener(t *testing.T) {
 
 // Those who wait are bounded; those who do not are served all the same.
 func TestWaitsAreBounded(t *testing.T) {
-	d := open(t, Config{})
+	d := open(t, Config{OperatorToken: operator})
 	d.server.waiting.Store(maxWaiting)
 	status, header, body := d.ask("POST", "/rates/ibkr/acquire", `{"wait": "1s"}`)
 	if status != 503 || header.Get("Retry-After") != "1" || !strings.Contains(body, "1000 calls wait already") {

@@ -111,6 +111,9 @@ func (d *desk) ask(method, path, body string, header ...string) (int, http.Heade
 	if err != nil {
 		d.t.Fatal(err)
 	}
+	if token := d.server.config.OperatorToken; token != "" {
+		req.Header.Set("Authorization", "Bearer "+token) // unless the test says otherwise
+	}
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
@@ -126,8 +129,11 @@ func (d *desk) ask(method, path, body string, header ...string) (int, http.Heade
 	return resp.StatusCode, resp.Header, string(text)
 }
 
+// operator is the token of operators in these tests.
+const operator = "operate"
+
 func TestPages(t *testing.T) {
-	d := open(t, Config{})
+	d := open(t, Config{OperatorToken: operator})
 	for _, tt := range []struct {
 		method, path string
 		status       int
@@ -351,7 +357,7 @@ func TestPublicListener(t *testing.T) {
 			d := open(t, tt.config)
 			d.base = strings.Replace(d.base, "[::]", "127.0.0.1", 1)
 			var header []string
-			if tt.token != "" {
+			if tt.token != "" || tt.config.OperatorToken != "" {
 				header = []string{"Authorization", "Bearer " + tt.token}
 			}
 			if status, _, _ := d.ask("POST", "/ingest/telemetry.feedback", "{}", header...); status != tt.ingest {
