@@ -2,7 +2,7 @@
 SHELL   := /bin/sh
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
-LDFLAGS := -s -w $(if $(VERSION),-X main.version=$(VERSION))
+LDFLAGS := -s -w $(if $(VERSION),-X github.com/mjdevaccount/pulseflow/cmd/app.version=$(VERSION))
 FEED    ?= event/testdata/feedback.jsonl
 
 LINT_VERSION := v2.15.0
@@ -50,6 +50,7 @@ generate: build ## Write the generated files anew
 	bin/pulseflow config --keys > docs/flows.md
 	cp flows/default.yaml flows.yaml
 	$(SIMULATE) > docs/simulate.svg
+	cd docs/examples/custom-stage && $(GO) mod tidy
 
 generated: build ## Fail when a generated file is out of date
 	@bin/pulseflow stages --markdown | diff -u docs/stages.md - || { echo 'docs/stages.md: run make generate'; exit 1; }
@@ -57,6 +58,7 @@ generated: build ## Fail when a generated file is out of date
 	@diff -u flows/default.yaml flows.yaml || { echo 'flows.yaml: run make generate'; exit 1; }
 	@$(SIMULATE) | diff -q docs/simulate.svg - >/dev/null || { echo 'docs/simulate.svg: run make generate'; exit 1; }
 	@$(GO) mod tidy -diff || { echo 'go.mod: run go mod tidy'; exit 1; }
+	@cd docs/examples/custom-stage && $(GO) mod tidy -diff || { echo 'docs/examples/custom-stage/go.mod: run make generate'; exit 1; }
 
 fuzz: ## Run every fuzz target for FUZZTIME each
 	@for pkg in $$($(GO) list ./...); do \

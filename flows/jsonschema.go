@@ -119,8 +119,12 @@ func (b schemaBuilder) field(f Field, path string) map[string]any {
 		schema = b.named(f, path+".*")
 	case KindStages:
 		schema = maps.Clone(b.stages)
-	case KindExpressions:
-		schema = map[string]any{"type": "object", "additionalProperties": expression(true)}
+	case KindExpressions, KindTexts:
+		item := expression(true)
+		if f.Kind == KindTexts {
+			item = map[string]any{"$ref": "#/$defs/text", "minLength": 1}
+		}
+		schema = map[string]any{"type": "object", "additionalProperties": item}
 		if f.Required {
 			schema["minProperties"] = 1
 		} else {

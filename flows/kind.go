@@ -24,6 +24,7 @@ const (
 	KindStages                      // a list of stages
 	KindExpression                  // an expression over an event
 	KindExpressions                 // a map from free names to expressions
+	KindTexts                       // a map from free names to texts
 )
 
 // String returns the name of the kind as documentation shows it.
@@ -32,7 +33,7 @@ func (k Kind) String() string {
 		KindString: "string", KindInteger: "integer", KindNumber: "number", KindBoolean: "boolean",
 		KindDuration: "duration", KindSize: "size", KindURL: "URL", KindStrings: "list of strings",
 		KindObject: "mapping", KindMap: "map", KindStages: "list of stages",
-		KindExpression: "expression", KindExpressions: "map of expressions",
+		KindExpression: "expression", KindExpressions: "map of expressions", KindTexts: "map of strings",
 	}
 	if k == 0 || int(k) >= len(names) {
 		return "unknown"
@@ -128,6 +129,11 @@ type Named struct{ Name, Text string }
 // Expressions declares a mapping from free names to expressions, in the order of the file.
 func Expressions(name string, dst *[]Named, doc string, opts ...Option) Field {
 	return newField(Field{Name: name, Doc: doc, Kind: KindExpressions, value: &namedTexts{dst: dst}}, opts)
+}
+
+// Texts declares a mapping from free names to texts, in the order of the file.
+func Texts(name string, dst *[]Named, doc string, opts ...Option) Field {
+	return newField(Field{Name: name, Doc: doc, Kind: KindTexts, value: &namedTexts{dst: dst}}, opts)
 }
 
 // Object declares a mapping within the mapping. An absent one has all its defaults; what is required in it is required

@@ -492,6 +492,9 @@ func checkName(name string) error {
 // CheckStream reports why a text cannot be the name of a topic, nil when it can.
 func CheckStream(name string) error { return checkName(name) }
 
+// CheckKey reports why a text cannot be the full key of a stream, nil when it can.
+func CheckKey(key string) error { return checkKey(key) }
+
 // checkKey accepts braces, since a Redis cluster places keys by what is between them.
 func checkKey(key string) error {
 	if !streamKey.MatchString(key) {

@@ -241,7 +241,7 @@ type namedTexts struct{ dst *[]Named }
 
 func (t *namedTexts) decode(c decoding, f *Field, n *Node) bool {
 	if n.shape != mappingNode && !n.isNull() {
-		c.invalid(f, n, "expected a mapping from names to expressions")
+		c.invalid(f, n, "expected a "+f.Kind.String()+" by name")
 		return false
 	}
 	if len(n.pairs) == 0 && f.Required {
@@ -257,7 +257,10 @@ func (t *namedTexts) decode(c decoding, f *Field, n *Node) bool {
 		}
 		seen[p.key.text] = true
 		named := Named{Name: p.key.text}
-		field := Expression(f.Name+": "+p.key.text, &named.Text, f.Doc, Required())
+		field := String(f.Name+": "+p.key.text, &named.Text, f.Doc, Required())
+		if f.Kind == KindExpressions {
+			field = Expression(field.Name, &named.Text, f.Doc, Required())
+		}
 		if c.field(&field, p.value, n) {
 			*t.dst = append(*t.dst, named)
 		}

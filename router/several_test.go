@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -81,8 +82,8 @@ flows:
 	})
 }
 
-// An event that is published and then fails is published again, and is one event to
-// a dedupe downstream.
+// An event that was published before a later stage failed is not published again; one
+// that comes twice is one event to a dedupe downstream.
 func TestWhatIsPublishedTwiceIsOneEvent(t *testing.T) {
 	onBothBuses(t, func(t *testing.T, l *line) {
 		var got seen
@@ -104,9 +105,14 @@ flows:
 			return got.handle(ctx, d, c, deps)
 		}, nil)
 		r.put("7-1", feedback("bars_1", "soft", 0))
+		r.eventually("both flows", func() bool { return r.count.of("success") == 2 })
+		if r.count.of("published success") != 1 || r.count.of("retried") != 1 {
+			t.Errorf("counts %v, want one publication in two runs", r.count.counts)
+		}
+		r.put("7-1", feedback("bars_1", "soft", 0))
 		r.eventually("the duplicate", func() bool { return r.count.of("duplicate") == 1 })
-		if n := len(got.of("second")); n != 1 {
-			t.Errorf("%d events downstream, want 1", n)
+		if n := len(got.of("second")); n != 1 || r.count.of("published success") != 2 {
+			t.Errorf("%d events downstream, counts %v; want 1 of two publications", n, r.count.counts)
 		}
 	})
 }
@@ -235,6 +241,38 @@ flows:
 		r.eventually("the good flow", func() bool { return good.Load() == 50 })
 		r.eventually("the broken flow", func() bool { return r.count.of("error") == 50 })
 	})
+}
+
+// An event that waits in a stage does not hold up the end of its flow, and is left to
+// be delivered again.
+func TestStopEndsWaiting(t *testing.T) {
+	for name, stage := range map[string]string{
+		"throttle": "{throttle: {rate: 0.001, burst: 1}}", "delay": "{delay: {for: 1h, since: arrival}}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBothBuses(t, func(t *testing.T, l *line) {
+				r := start(t, l, `
+version: 1
+flows:
+  slow: {from: {stream: telemetry.feedback}, stages: [{handle: {with: test}}, `+stage+`], lanes: 1}
+`, func(context.Context, *stages.Delivery, stages.HandleConfig, stages.Deps) error { return nil }, nil)
+				r.put("7-1", feedback("bars_1", "soft", 0))
+				r.put("7-2", feedback("bars_1", "soft", 1))
+				time.Sleep(100 * time.Millisecond) // long enough for one of them to wait
+				begun := time.Now()
+				r.stop()
+				if took := time.Since(begun); took > patience {
+					t.Errorf("stopping took %s", took)
+				}
+				if n := len(r.letters()); n != 0 || r.count.of("error") != 0 {
+					t.Errorf("%d dead letters, counts %v", n, r.count.counts)
+				}
+				if l.server != nil && l.pending() == 0 {
+					t.Error("nothing is pending: the event that waited is lost")
+				}
+			})
+		})
+	}
 }
 
 func TestLoops(t *testing.T) {

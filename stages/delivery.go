@@ -59,6 +59,15 @@ type Delivery struct {
 	Adjustment *Adjustment
 	// received is the decoded entry, once Event is another.
 	received *event.Event
+	// published are the streams that have the event already, by who published it: another
+	// run leaves them out.
+	published map[publishedBy]bool
+}
+
+// publishedBy is a stream, by key, and the forwarder that published to it.
+type publishedBy struct {
+	by     *forwarder
+	stream string
 }
 
 // Received is the decoded entry as it came from the stream, whatever the stages have

@@ -108,6 +108,9 @@ func compileExpression(source string, result resultKind) (x *expression, at int,
 	if strings.TrimSpace(source) == "" {
 		return nil, 0, errors.New("the expression is empty")
 	}
+	if len(source) > maxExpressionText {
+		return nil, 0, fmt.Errorf("the expression is longer than %d KiB", maxExpressionText>>10)
+	}
 	config := conf.CreateNew()
 	config.MaxNodes = maxExpressionNodes
 	tree, err := parser.ParseWithConfig(source, config)

@@ -171,6 +171,10 @@ func TestExpressionIsBounded(t *testing.T) {
 			}
 		}
 	}
+	if _, _, err := compileExpression(strings.Repeat("(", 1<<20)+"1", anyResult); err == nil ||
+		!strings.Contains(err.Error(), "longer than 16 KiB") {
+		t.Errorf("a megabyte of brackets: %v", err)
+	}
 	deep := strings.Repeat("(", 2000) + "1" + strings.Repeat(")", 2000)
 	for _, source := range []string{strings.Repeat("1 + ", 2000) + "1", strings.Repeat("!", 5000) + "true", deep} {
 		if x, _, err := compileExpression(source, anyResult); err == nil && x.work.at(0) > expressionBudget {

@@ -13,6 +13,8 @@ import (
 const (
 	// maxExpressionNodes bounds the parts of an expression.
 	maxExpressionNodes = 1000
+	// maxExpressionText bounds its text, in bytes: brackets make no nodes, and nest.
+	maxExpressionText = 16 << 10
 	// expressionBudget bounds the work of one evaluation, in units of about a byte
 	// looked at or copied: a tenth of a second at the worst.
 	expressionBudget = 50_000_000

@@ -44,7 +44,9 @@ func Forward(deps Deps, p Publication, format string) (message.NoPublishHandlerF
 const StageTo = "to"
 
 // forward publishes the event to all targets at once, and returns when all have it or
-// with the errors of those that do not.
+// with the errors of those that do not. Those that have it from an earlier run of the
+// stages are left out: while one is full or down, the others would get it again and
+// again.
 func (f *forwarder) forward(d *Delivery, targets []Publication) error {
 	if len(targets) == 0 {
 		return nil
@@ -55,6 +57,9 @@ func (f *forwarder) forward(d *Delivery, targets []Publication) error {
 	}
 	waits := make([]func() error, len(targets))
 	for i, t := range targets {
+		if d.published[publishedBy{f, t.Key}] {
+			continue
+		}
 		out := message.NewMessage("", data)
 		// The stream is part of the id: entries of two streams may have the same.
 		out.Metadata.Set(fieldOriginalID, f.deps.Stream+"/"+d.Event.ID)
@@ -63,10 +68,18 @@ func (f *forwarder) forward(d *Delivery, targets []Publication) error {
 	}
 	var errs []error
 	for i, wait := range waits {
+		if wait == nil {
+			continue
+		}
 		outcome := OutcomeSuccess
 		if err := wait(); err != nil {
 			outcome = OutcomeError
 			errs = append(errs, fmt.Errorf("publish %s: %w", targets[i].Topic, err))
+		} else {
+			if d.published == nil {
+				d.published = make(map[publishedBy]bool, 1)
+			}
+			d.published[publishedBy{f, targets[i].Key}] = true
 		}
 		f.deps.Observer.Published(targets[i].Topic, d.Event.Track, outcome.String())
 	}

@@ -99,7 +99,7 @@ func TestMapFailures(t *testing.T) {
 		`{payload: "5"}`:               "must yield an object, this one yields int",
 		`{set: {a: 1, b: nope}}`:       `set: b: unknown name "nope"`,
 		`{set: {a: }}`:                 "has no value",
-		`{set: [a]}`:                   "expected a mapping from names to expressions",
+		`{set: [a]}`:                   "expected a map of expressions by name",
 		`{schema: events.envelope.EventEnvelope}`: "must be the id of an event type",
 	} {
 		if _, d := resolve(t, Builtin(), file("      - map: "+stage+"\n")); !strings.Contains(d.String(), want) {
@@ -164,11 +164,12 @@ func TestRouteFailures(t *testing.T) {
 		`{to: {}}`: "must not be empty",
 		`{to: {telemetry.feedback: true}}`: `8:22: flow "feedback": stage 1 (route): topic "telemetry.feedback": the flow would ` +
 			`read what it publishes`,
-		`{to: {"a b": true}}`:                   `topic "a b": must be made of letters`,
-		`{to: {ops.a: true}, keys: {ops.b: k}}`: `"ops.b" is not among the topics`,
-		`{to: {ops.a: payload.x, ops.a: true}}`: `duplicate key "ops.a"`,
-		`{to: {ops.a: true}, otherwise: "a b"}`: `topic "a b"`,
-		`{to: {ops.a: key}}`:                    "must yield true or false",
+		`{to: {"a b": true}}`:                       `topic "a b": must be made of letters`,
+		`{to: {ops.a: true}, keys: {ops.b: k}}`:     `"ops.b" is not among the topics`,
+		`{to: {ops.a: true}, keys: {ops.a: "a b"}}`: `keys: ops.a: must be a key without spaces`,
+		`{to: {ops.a: payload.x, ops.a: true}}`:     `duplicate key "ops.a"`,
+		`{to: {ops.a: true}, otherwise: "a b"}`:     `topic "a b"`,
+		`{to: {ops.a: key}}`:                        "must yield true or false",
 	} {
 		if _, d := resolve(t, Builtin(), file("      - route: "+stage+"\n")); !strings.Contains(d.String(), want) {
 			t.Errorf("%s: diagnostics %q, want %q", stage, d, want)

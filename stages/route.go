@@ -45,9 +45,9 @@ func routeKind() Kind {
 		Doc: "`to` names topics, each with the condition under which it gets the event; `true` is always. `match: all` " +
 			"publishes to every topic whose condition holds, `first` to the first of them in the order of the file. An event " +
 			"that meets none goes to `otherwise`, or nowhere. Routed or not, the event then goes on to the stages behind.\n\n" +
-			"The event is acknowledged only after all were published. When one fails, the stages run again, and the others " +
-			"may get the event twice: what is published carries the event's id as `original_id`, by which a `dedupe` " +
-			"downstream knows it. An expression that cannot be evaluated makes the event a dead letter before anything is " +
+			"The event is acknowledged only after all were published. When one fails, the stages run again, and what has " +
+			"the event does not get it again; but a redelivery of the event, after a crash, publishes it once more. What is " +
+			"published carries the event's id as `original_id`, by which a `dedupe` downstream knows it. An expression that cannot be evaluated makes the event a dead letter before anything is " +
 			"published.\n\n" + expressionDoc,
 		Example: "- route: {to: {ops.alerts: payload.level == \"hard\"}}",
 		New:     func() Config { return &RouteConfig{} },
@@ -58,7 +58,7 @@ func routeKind() Kind {
 func (c *RouteConfig) Fields() flows.Fields {
 	return flows.Fields{
 		flows.Expressions("to", &c.To, "the topics, each with its condition", flows.Required()),
-		flows.Expressions("keys", &c.Keys, "full stream keys of topics for which the `stream_key` template does not give it"),
+		flows.Texts("keys", &c.Keys, "full stream keys of topics for which the `stream_key` template does not give it"),
 		flows.Enum("match", &c.Match, []string{matchAll, matchFirst}, "whether every topic whose condition holds gets the "+
 			"event, or the first", flows.Default(matchAll)),
 		flows.String("otherwise", &c.Otherwise, "topic for events that meet no condition; empty publishes them nowhere",
@@ -76,6 +76,9 @@ func (c *RouteConfig) Validate(s Scope, d *flows.Diagnostics) {
 	keys := make(map[string]string, len(c.Keys))
 	for _, k := range c.Keys {
 		keys[k.Name] = k.Text
+		if err := flows.CheckKey(k.Text); err != nil {
+			d.Errorf(s.Node.Get("keys").Get(k.Name).Pos(), "%s: keys: %s: %v", s.Where(), k.Name, err)
+		}
 	}
 	c.routes, c.otherwise = nil, nil
 	to := s.Node.Get("to")

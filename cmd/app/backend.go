@@ -1,0 +1,205 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/internal/adjust"
+	"github.com/mjdevaccount/pulseflow/internal/admin"
+	"github.com/mjdevaccount/pulseflow/internal/bus"
+	"github.com/mjdevaccount/pulseflow/internal/telemetry"
+	"github.com/mjdevaccount/pulseflow/router"
+)
+
+// backend is a bus as the service uses it, beyond what the router does.
+type backend interface {
+	router.Transport
+	// put adds an entry to a stream and returns its id. It does not wait: a bus that
+	// is full or down is admin.ErrUnavailable.
+	put(ctx context.Context, stream string, data []byte, fields map[string]string) (string, error)
+	// feed adds a recorded entry, keeping its identity, and waits for room.
+	feed(ctx context.Context, stream string, e recorded) error
+	// newest returns the newest n entries of a stream, newest first.
+	newest(ctx context.Context, stream string, n int) ([]bus.Entry, error)
+	// entry returns, and remove deletes, an entry of a stream of dead letters;
+	// bus.ErrNoEntry when it is not there.
+	entry(ctx context.Context, stream, id string) (bus.Entry, error)
+	remove(ctx context.Context, stream, id string) error
+	// registers are where processes share rate levels; nil on a bus of one process.
+	registers() adjust.Registers
+	// overflow is how many entries of a stream a bounded buffer has dropped.
+	overflow(stream string) int64
+	// idle reports whether the flows of plan have nothing queued or in flight.
+	idle(ctx context.Context, plan *router.Plan) (bool, error)
+	// Close ends what is still open.
+	Close(ctx context.Context) error
+}
+
+// newBackend makes the bus of a plan, with its metrics. A bus that delivers entries
+// again until they are acknowledged calls beforeAck before it acknowledges any.
+func newBackend(plan *router.Plan, reg prometheus.Registerer, log *slog.Logger,
+	beforeAck func(ctx context.Context, stream, group string) error,
+) (backend, error) {
+	f := plan.File
+	if f.Bus.Backend == "redis" {
+		return newRedisBackend(plan, reg, log, beforeAck)
+	}
+	m, err := bus.NewInMemory(bus.InMemoryConfig{
+		Capacity: f.Bus.Capacity, Lanes: f.Bus.Lanes, MaxEventSize: f.Bus.MaxEventSize,
+		DeadLetterBuffer: f.Bus.DeadLetterBuffer, DrainTimeout: f.ShutdownTimeout, Logger: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return memoryBackend{m}, nil
+}
+
+type memoryBackend struct{ *bus.InMemory }
+
+func (b memoryBackend) put(ctx context.Context, stream string, data []byte, fields map[string]string) (string, error) {
+	id, err := b.Put(ctx, stream, data, fields, false)
+	if errors.Is(err, bus.ErrFull) || errors.Is(err, bus.ErrClosed) || errors.Is(err, bus.ErrNoReader) {
+		return "", fmt.Errorf("%w: %w", admin.ErrUnavailable, err)
+	}
+	return id, err
+}
+
+func (b memoryBackend) feed(ctx context.Context, stream string, e recorded) error {
+	msg := message.NewMessage(e.id, e.data)
+	for k, v := range e.fields {
+		msg.Metadata.Set(k, v)
+	}
+	return b.PublishWait(ctx, stream, msg)
+}
+
+func (b memoryBackend) newest(ctx context.Context, stream string, n int) ([]bus.Entry, error) {
+	return b.Newest(ctx, stream, n)
+}
+
+func (b memoryBackend) entry(ctx context.Context, stream, id string) (bus.Entry, error) {
+	return b.Entry(ctx, stream, id)
+}
+
+func (b memoryBackend) remove(ctx context.Context, stream, id string) error {
+	return b.Delete(ctx, stream, id)
+}
+
+func (memoryBackend) registers() adjust.Registers { return nil }
+
+func (b memoryBackend) overflow(stream string) int64 { return b.DeadLetterOverflow(stream) }
+
+func (b memoryBackend) idle(context.Context, *router.Plan) (bool, error) { return b.Idle(), nil }
+
+// newRedis opens no connection: Redis may come later.
+func newRedis(f *flows.File, log *slog.Logger, observer bus.RedisObserver) (*bus.Redis, error) {
+	return bus.NewRedis(redisConfig(f, log, observer))
+}
+
+func redisConfig(f *flows.File, log *slog.Logger, observer bus.RedisObserver) bus.RedisConfig {
+	r := f.Bus.Redis
+	return bus.RedisConfig{
+		URL:      r.URL,
+		TLS:      bus.RedisTLS{CA: r.TLS.CA, Cert: r.TLS.Cert, Key: r.TLS.Key, ServerName: r.TLS.ServerName},
+		Consumer: r.Consumer, Batch: r.Batch, MaxInFlight: r.MaxInFlight, AckEvery: r.AckEvery, AckBatch: r.AckBatch,
+		Block: r.Block, Lease: r.Lease, MaxIdle: r.MaxIdle, MaxDeliveries: r.MaxDeliveries,
+		MaxLen: r.MaxLen, DeadLetterMaxLen: unlimited(r.DeadLetterMaxLen), Trim: r.Trim, Lanes: f.Bus.Lanes,
+		MaxEventSize: f.Bus.MaxEventSize, DrainTimeout: f.ShutdownTimeout, Logger: log, Observer: observer,
+	}
+}
+
+// unlimited turns the file's 0, which sets no limit, into the transport's.
+func unlimited(n int64) int64 {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
+
+func newRedisBackend(plan *router.Plan, reg prometheus.Registerer, log *slog.Logger,
+	beforeAck func(ctx context.Context, stream, group string) error,
+) (backend, error) {
+	var groups []telemetry.StreamGroup
+	for _, p := range plan.Flows {
+		if p.Disabled == "" {
+			groups = append(groups, telemetry.StreamGroup{Key: p.StreamKey, Topic: p.Topic, Group: p.Group})
+		}
+	}
+	// The metrics ask the transport, and the transport reports to the metrics.
+	var r *bus.Redis
+	watch, err := telemetry.NewStreams(reg, groups, func(ctx context.Context, key, group string) (telemetry.GroupState, error) {
+		info, err := r.GroupInfo(ctx, key, group)
+		return telemetry.GroupState{Lag: info.Lag, Pending: info.Pending, OldestPending: info.OldestPending}, err
+	}, func() error { return r.Up() })
+	if err != nil {
+		return nil, err
+	}
+	config := redisConfig(plan.File, log, watch)
+	config.BeforeAck = beforeAck
+	if r, err = bus.NewRedis(config); err != nil {
+		return nil, err
+	}
+	return redisBackend{r}, nil
+}
+
+type redisBackend struct{ *bus.Redis }
+
+func (b redisBackend) put(ctx context.Context, stream string, data []byte, fields map[string]string) (string, error) {
+	id, err := b.Put(ctx, stream, data, fields)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", admin.ErrUnavailable, err)
+	}
+	return id, nil
+}
+
+// feed gives the entry its recorded id as original_id: the stream numbers its
+// entries itself.
+func (b redisBackend) feed(ctx context.Context, stream string, e recorded) error {
+	fields := e.fields
+	if e.id != "" {
+		fields = replayFields(e.id, "")
+		for k, v := range e.fields {
+			fields[k] = v
+		}
+	}
+	_, err := b.Put(ctx, stream, e.data, fields)
+	return err
+}
+
+func (b redisBackend) newest(ctx context.Context, stream string, n int) ([]bus.Entry, error) {
+	return b.Newest(ctx, stream, n)
+}
+
+func (b redisBackend) entry(ctx context.Context, stream, id string) (bus.Entry, error) {
+	return b.Entry(ctx, stream, id)
+}
+
+func (b redisBackend) remove(ctx context.Context, stream, id string) error {
+	return b.Delete(ctx, stream, id)
+}
+
+func (b redisBackend) registers() adjust.Registers { return b.Registers() }
+
+// overflow is zero: the stream's own limit is Redis's business.
+func (redisBackend) overflow(string) int64 { return 0 }
+
+func (b redisBackend) idle(ctx context.Context, plan *router.Plan) (bool, error) {
+	for _, p := range plan.Flows {
+		if p.Disabled != "" {
+			continue
+		}
+		info, err := b.GroupInfo(ctx, p.StreamKey, p.Group)
+		switch {
+		case errors.Is(err, bus.ErrNoGroup): // not attached yet
+			return false, nil
+		case err != nil || info.Lag != 0 || info.Pending != 0:
+			return false, err
+		}
+	}
+	return true, nil
+}

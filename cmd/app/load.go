@@ -1,0 +1,122 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/internal/admin"
+	"github.com/mjdevaccount/pulseflow/router"
+)
+
+// defaultFile is read when it is there and --config does not name another.
+const defaultFile = "flows.yaml"
+
+// fileFlags choose the file, and what wins over it.
+type fileFlags struct {
+	config  string
+	backend string
+	listen  string
+}
+
+func (f *fileFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&f.config, "config", "c", "",
+		"flows file; default "+defaultFile+" in this directory, else the built-in flow")
+	cmd.Flags().StringVar(&f.backend, "backend", "", "bus to use whatever the file says: inmem or redis")
+	_ = cmd.RegisterFlagCompletionFunc("backend", cobra.FixedCompletions([]string{"inmem", "redis"},
+		cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.MarkFlagFilename("config", "yaml", "yml")
+}
+
+func (f *fileFlags) registerListen(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.listen, "listen", "",
+		"address of the admin listener whatever the file says: host:port, or off")
+}
+
+// load reads and plans the file, printing every diagnostic to standard error. An
+// error means exit status 2.
+func (f *fileFlags) load(sys system) (*router.Plan, error) {
+	src := make(sources)
+	plan, d := f.plan(sys, src)
+	look := sys.style()
+	for _, diagnostic := range d {
+		look.print(sys.stderr, diagnostic, src)
+	}
+	if d.HasErrors() {
+		return nil, configError(errReported)
+	}
+	return plan, nil
+}
+
+// plan reads and plans the file. The plan is usable only when the diagnostics have no
+// errors; warnings that the file allows are not among them.
+func (f *fileFlags) plan(sys system, src sources) (*router.Plan, flows.Diagnostics) {
+	file, d := f.read(sys)
+	// Also when the file has errors: what is wrong with its stages is to be told in the
+	// same run.
+	f.override(file, &d)
+	plan, more := router.NewPlan(file, sys.stages)
+	d = append(d, more...)
+	warnRetry(file, &d)
+	warnRates(file, &d)
+	d.Sort()
+	return plan, silence(d, src)
+}
+
+func (f *fileFlags) read(sys system) (*flows.File, flows.Diagnostics) {
+	if f.config != "" {
+		return flows.Load(f.config, sys.lookupEnv)
+	}
+	if _, err := os.Stat(defaultFile); errors.Is(err, fs.ErrNotExist) {
+		return flows.BuiltIn(sys.lookupEnv)
+	}
+	return flows.Load(defaultFile, sys.lookupEnv)
+}
+
+// override applies the flags, which win over the file, and then checks what
+// depends on them.
+func (f *fileFlags) override(file *flows.File, d *flows.Diagnostics) {
+	switch f.backend {
+	case "":
+	case "inmem", "redis":
+		file.Bus.Backend = f.backend
+	default:
+		d.Errorf(flows.Position{File: "--backend"}, "%q: must be inmem or redis", f.backend)
+	}
+	pos := file.Admin.Pos
+	if f.listen != "" {
+		file.Admin.Listen = f.listen
+		pos = flows.Position{File: "--listen"}
+	}
+	if file.Bus.Backend == "redis" {
+		// Opens no connection, and finds what only the client can tell of the URL and of
+		// the certificates.
+		r, err := newRedis(file, nil, nil)
+		if err != nil {
+			d.Errorf(flows.Position{File: file.Path}, "bus: %v", err)
+		} else {
+			_ = r.Close(context.Background())
+		}
+	}
+	if listening(file) {
+		if err := adminConfig(file).Validate(); err != nil {
+			d.Errorf(pos, "admin: %v", err)
+		}
+	}
+}
+
+// listening reports whether the file asks for an admin listener.
+func listening(file *flows.File) bool { return file.Admin.Listen != "" && file.Admin.Listen != "off" }
+
+func adminConfig(file *flows.File) admin.Config {
+	return admin.Config{
+		Listen: file.Admin.Listen, Token: file.Admin.PublisherToken,
+		OperatorToken:     file.Admin.OperatorToken,
+		AllowPublicIngest: file.Admin.AllowPublicIngest,
+		MaxBody:           file.Bus.MaxEventSize, ReadTimeout: file.Admin.ReadTimeout,
+	}
+}

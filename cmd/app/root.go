@@ -1,0 +1,128 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mjdevaccount/pulseflow/stages"
+)
+
+// Exit statuses; `pulseflow help exit-codes` documents them.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitConfig  = 2
+)
+
+// system is the world outside the process, as the commands see it.
+type system struct {
+	stages         *stages.Registry
+	lookupEnv      func(string) (string, bool)
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+// exitError carries an exit status. A silent one has said all there is to say.
+type exitError struct {
+	status int
+	err    error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+// errReported ends a command whose diagnostics have been printed.
+var errReported = errors.New("reported")
+
+func configError(err error) error { return &exitError{exitConfig, err} }
+
+// execute runs the command line and returns the exit status.
+func execute(ctx context.Context, args []string, sys system) int {
+	root := rootCommand(sys)
+	started := markStart(root)
+	root.SetArgs(args)
+	root.SetIn(sys.stdin)
+	root.SetOut(sys.stdout)
+	root.SetErr(sys.stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if !errors.Is(err, errReported) {
+		fmt.Fprintf(sys.stderr, "pulseflow: %v\n", err)
+	}
+	var exit *exitError
+	switch {
+	case errors.As(err, &exit):
+		return exit.status
+	case !*started:
+		return exitConfig // cobra refused the command line
+	default:
+		return exitFailure
+	}
+}
+
+// markStart tells, once a command line was executed, whether a command came to run.
+func markStart(root *cobra.Command) *bool {
+	started := new(bool)
+	var mark func(*cobra.Command)
+	mark = func(cmd *cobra.Command) {
+		if run := cmd.RunE; run != nil {
+			cmd.RunE = func(cmd *cobra.Command, args []string) error {
+				*started = true
+				return run(cmd, args)
+			}
+		}
+		for _, sub := range cmd.Commands() {
+			mark(sub)
+		}
+	}
+	mark(root)
+	return started
+}
+
+func rootCommand(sys system) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "pulseflow",
+		Short: "A small, trustworthy stream router in YAML",
+		Long: `Pulseflow runs the flows of a flows.yaml file: each reads one stream and passes
+its events through stages (validate, dedupe, filter, map, …) to an outcome.
+Failed events are retried, then kept as dead letters; nothing is lost.
+
+Without a file the built-in flow runs: it turns the backpressure events of
+telemetry.feedback into rate adjustments, and is configured by environment
+variables (pulseflow config shows them resolved).
+
+Start here:
+  pulseflow check                      is the file right?
+  pulseflow run --feed events.jsonl    run it on the in-memory bus
+  EVENT_BUS_BACKEND=redis pulseflow run`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(
+		runCommand(sys), checkCommand(sys), configCommand(sys), publishCommand(sys),
+		deadLetterCommand(sys), stagesCommand(sys), graphCommand(sys), simulateCommand(sys), schemaCommand(sys), versionCommand(sys),
+		exitCodesTopic(),
+	)
+	return root
+}
+
+// exitCodesTopic is help without a command behind it.
+func exitCodesTopic() *cobra.Command {
+	return &cobra.Command{
+		Use:   "exit-codes",
+		Short: "What the exit status of a command means",
+		Long: `Exit status of every command:
+
+  0    done; for run: stopped by a signal or drained, with nothing left undone
+  1    failed while running: the reason is on standard error
+  2    the command line, the file or an environment variable is wrong; every
+       problem is on standard error as file:line:column: message
+  130  a second signal ended run at once`,
+	}
+}

@@ -1,0 +1,161 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mjdevaccount/pulseflow/internal/telemetry"
+	"github.com/mjdevaccount/pulseflow/router"
+)
+
+type runFlags struct {
+	fileFlags
+	feed      []string
+	stream    string
+	keepTimes bool
+	drain     bool
+	logLevel  string
+	logFormat string
+}
+
+func runCommand(sys system) *cobra.Command {
+	var flags runFlags
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the flows of a file until a signal",
+		Long: `Run starts every flow of the file and its admin listener, and stays up until
+SIGINT or SIGTERM. It then stops reading, finishes what is in flight within
+shutdown_timeout, and prints a summary. A second signal ends it at once.
+
+With the redis backend the process is up, and /readyz says degraded, while Redis
+cannot be reached; flows attach when it comes.
+
+A recording given with --feed is put on the streams once the flows run. Each of
+its lines is an event, or an entry as it stood on a stream:
+{"stream": ..., "id": ..., "fields": {"data": ...}}. An entry keeps its id, so
+feeding it twice makes duplicates. Times are moved so that the newest event is
+now; --keep-times leaves them.
+
+Exit status: 0 stopped or drained, 1 failed while running, 2 the file, a
+variable or the command line is wrong.`,
+		Example: `  pulseflow run
+  pulseflow run --feed testdata/feedback.jsonl --drain
+  EVENT_BUS_BACKEND=redis REDIS_URL=redis://localhost:6379/0 pulseflow run`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), sys, &flags) },
+	}
+	flags.register(cmd)
+	flags.registerListen(cmd)
+	cmd.Flags().StringArrayVar(&flags.feed, "feed", nil, "recording to put on the streams: a JSONL file, or - for "+
+		"standard input; may be repeated")
+	cmd.Flags().StringVar(&flags.stream, "stream", "", "topic for the entries of --feed; default is the one they name, "+
+		"or the only one")
+	cmd.Flags().BoolVar(&flags.keepTimes, "keep-times", false, "leave the times of --feed as recorded")
+	cmd.Flags().BoolVar(&flags.drain, "drain", false, "stop once the feed is consumed and the flows are idle")
+	cmd.Flags().StringVar(&flags.logLevel, "log-level", "info", "debug, info, warn or error")
+	cmd.Flags().StringVar(&flags.logFormat, "log-format", "text", "text or json")
+	_ = cmd.MarkFlagFilename("feed", "jsonl")
+	return cmd
+}
+
+// gcPercent is the garbage collector's target where GOGC does not set it. What lives
+// on is a few megabytes, and every event leaves a few kilobytes of garbage: at Go's
+// own 100 the collector runs dozens of times a second.
+const gcPercent = 400
+
+func run(ctx context.Context, sys system, flags *runFlags) error {
+	log, err := telemetry.NewLogger(sys.stderr, flags.logLevel, flags.logFormat)
+	if err != nil {
+		return configError(err)
+	}
+	plan, err := flags.load(sys)
+	if err != nil {
+		return err
+	}
+	if _, set := sys.lookupEnv("GOGC"); !set {
+		debug.SetGCPercent(gcPercent)
+	}
+	feed, err := flags.recording(ctx, sys, plan, time.Now())
+	switch {
+	case ctx.Err() != nil:
+		return nil // stopped before anything ran
+	case err != nil:
+		return configError(err)
+	}
+	svc, err := newService(plan, log)
+	if err != nil {
+		return err
+	}
+	begun := time.Now()
+	err = svc.run(ctx, feed, flags.drain)
+	svc.summary(sys.stdout, time.Since(begun))
+	return err
+}
+
+// recording reads the feeds, so that a mistake in one is told before anything runs.
+func (f *runFlags) recording(ctx context.Context, sys system, plan *router.Plan, now time.Time) ([]recorded, error) {
+	var all []recorded
+	topics := activeTopics(plan)
+	for _, path := range f.feed {
+		list, err := openRecording(ctx, path, sys.stdin)
+		if err != nil {
+			return nil, err
+		}
+		if len(list) > 0 && len(topics) == 0 {
+			return nil, fmt.Errorf("feed %s: no flow runs: %w", path, errNothingRuns(plan))
+		}
+		if !f.keepTimes {
+			if err := shiftTimes(list, now); err != nil {
+				return nil, fmt.Errorf("feed %s: %w", path, err)
+			}
+		}
+		for i := range list {
+			if list[i].topic, err = topicOf(list[i], f.stream, topics); err != nil {
+				return nil, fmt.Errorf("feed %s: %w", path, err)
+			}
+		}
+		all = append(all, list...)
+	}
+	return all, nil
+}
+
+// activeTopics lists the topics that running flows read, each once.
+func activeTopics(plan *router.Plan) []string {
+	var topics []string
+	seen := make(map[string]bool)
+	for _, p := range plan.Flows {
+		if p.Disabled == "" && !seen[p.Topic] {
+			seen[p.Topic] = true
+			topics = append(topics, p.Topic)
+		}
+	}
+	return topics
+}
+
+func errNothingRuns(plan *router.Plan) error {
+	for _, p := range plan.Flows {
+		if p.Disabled != "" {
+			return errors.New(p.Disabled)
+		}
+	}
+	return errors.New("the file has no flows")
+}
+
+// feedAll puts the recording on the bus, waiting where it is full.
+func (s *service) feedAll(ctx context.Context, feed []recorded) error {
+	for _, e := range feed {
+		if err := s.bus.feed(ctx, sourceKey(s.plan, e.topic), e); err != nil {
+			return fmt.Errorf("feed line %d: %w", e.line, err)
+		}
+	}
+	if len(feed) > 0 {
+		s.log.Info("feed is on the bus", slog.Int("entries", len(feed)))
+	}
+	return nil
+}
