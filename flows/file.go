@@ -23,6 +23,8 @@ type File struct {
 	// Providers and Flows are in the order of the file.
 	Providers []Provider
 	Flows     []Flow
+
+	root *Node // nil when nothing could be read
 }
 
 // Bus says how events travel.

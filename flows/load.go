@@ -79,6 +79,7 @@ func (f *File) decode(t *tree, root *Node) {
 	if root.shape == unusable {
 		return
 	}
+	f.root = root
 	c := decoding{diags: t.diags, at: root.pos}
 	c.fields(f.fields(t), root)
 	f.Admin.finish(root.Get("admin"), c)

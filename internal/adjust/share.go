@@ -2,6 +2,7 @@ package adjust
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -44,9 +45,9 @@ type Registers interface {
 // records, which neither order nor repetition matters to.
 type share struct {
 	coordinator *rate.Coordinator
-	providers   []string
-	keys        []string // of the providers' hashes
+	key         func(provider string) string // of a provider's hash
 	registers   Registers
+	followers   *followers
 	patience    time.Duration // how long the coordinator is held for the first look
 	log         *slog.Logger
 
@@ -55,19 +56,20 @@ type share struct {
 	done   sync.WaitGroup
 	ready  chan struct{} // closed: restored, or given up
 
-	work   sync.Mutex      // held while the registers are read or written
-	seen   []version       // guarded by work
-	bad    []int           // guarded by work: values that could not be read
-	untold map[string]bool // guarded by work: providers whose followers are to be told
-	torn   bool            // guarded by work: what is there may not be what was there
+	work      sync.Mutex      // held while the registers are read or written, and guards what follows
+	providers []string        // never changed, only replaced, as are the slices that go by them
+	keys      []string        // of the providers' hashes
+	seen      []version       // of the hashes
+	bad       []int           // values that could not be read
+	untold    map[string]bool // providers whose followers are to be told
+	torn      bool            // what is there may not be what was there
 
-	mu        sync.Mutex
-	next      *commit // what comes after the one that runs; nil when nobody waits
-	running   bool
-	followers []func(provider string) error
-	fault     error // why the levels are not shared now; nil when they are
-	restored  bool  // the first look has succeeded
-	gaveUp    bool  // it had not when the time was over
+	mu       sync.Mutex
+	next     *commit // what comes after the one that runs; nil when nobody waits
+	running  bool
+	fault    error // why the levels are not shared now; nil when they are
+	restored bool  // the first look has succeeded
+	gaveUp   bool  // it had not when the time was over
 }
 
 // version is a state of a hash.
@@ -84,10 +86,10 @@ type commit struct {
 }
 
 func newShare(c *rate.Coordinator, providers []string, key func(provider string) string, r Registers, patience time.Duration,
-	log *slog.Logger,
+	log *slog.Logger, f *followers,
 ) *share {
 	s := &share{
-		coordinator: c, providers: providers, registers: r, patience: patience, log: log,
+		coordinator: c, providers: providers, key: key, registers: r, patience: patience, log: log, followers: f,
 		ready: make(chan struct{}), untold: make(map[string]bool), seen: make([]version, len(providers)), bad: make([]int, len(providers)),
 	}
 	for _, p := range providers {
@@ -176,7 +178,7 @@ func (s *share) note(err error) {
 	s.mu.Unlock()
 	switch {
 	case first:
-		s.log.Info("rate levels restored", "providers", len(s.providers))
+		s.log.Info("rate levels restored", "providers", len(s.names()))
 		if waiting {
 			s.open()
 		}
@@ -228,8 +230,13 @@ func (s *share) look(ctx context.Context) error {
 	first := !s.restored
 	s.mu.Unlock()
 	if first {
-		if err := s.registers.Check(ctx, s.keys); err != nil {
-			return err
+		s.work.Lock()
+		keys := s.keys
+		s.work.Unlock()
+		if len(keys) > 0 {
+			if err := s.registers.Check(ctx, keys); err != nil {
+				return err
+			}
 		}
 	}
 	s.work.Lock()
@@ -249,6 +256,9 @@ func (s *share) look(ctx context.Context) error {
 // (flushed, or a replica's that had not got everything) is compared as a whole, and
 // lacks nothing afterwards that is known here.
 func (s *share) pull(ctx context.Context, all bool) error {
+	if len(s.providers) == 0 {
+		return nil
+	}
 	epochs, numbers, err := s.registers.Versions(ctx, s.keys)
 	if err != nil {
 		return err
@@ -267,7 +277,10 @@ func (s *share) pull(ctx context.Context, all bool) error {
 			s.log.Warn("shared rate levels that cannot be read are left out", "provider", provider, "count", bad)
 		}
 		s.bad[i] = bad
-		if err := s.merge(provider, records); err != nil {
+		switch err := s.merge(provider, records); {
+		case errors.Is(err, rate.ErrUnknownProvider):
+			continue // declared no more, and about to be left out
+		case err != nil:
 			return err
 		}
 		lost := seen.epoch != "" && (epoch != seen.epoch || number < seen.number)
@@ -284,6 +297,9 @@ func (s *share) pull(ctx context.Context, all bool) error {
 // restate makes the next commit tell all that the registers do not hold.
 func (s *share) restate(provider string, registers map[string]string) error {
 	known, err := s.coordinator.Records(provider)
+	if errors.Is(err, rate.ErrUnknownProvider) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -350,6 +366,9 @@ func (s *share) push(ctx context.Context) error {
 	for i, provider := range s.providers {
 		for {
 			changes, err := s.coordinator.Changes(provider, shareBatch)
+			if errors.Is(err, rate.ErrUnknownProvider) {
+				break // declared no more, and about to be left out
+			}
 			if err != nil {
 				return err
 			}
@@ -407,10 +426,7 @@ func (s *share) merge(provider string, records []rate.Record) error {
 // tell tells the followers of what others have changed. What fails is told again
 // after the next look.
 func (s *share) tell() {
-	s.mu.Lock()
-	followers := s.followers
-	s.mu.Unlock()
-	for _, provider := range s.providers {
+	for _, provider := range s.names() {
 		s.work.Lock()
 		due := s.untold[provider]
 		delete(s.untold, provider)
@@ -418,13 +434,11 @@ func (s *share) tell() {
 		if !due {
 			continue
 		}
-		for _, f := range followers {
-			if err := f(provider); err != nil {
-				s.log.Debug("change from another process not announced", "provider", provider, "err", err)
-				s.work.Lock()
-				s.untold[provider] = true
-				s.work.Unlock()
-			}
+		if err := s.followers.tell(provider); err != nil {
+			s.log.Debug("change from another process not announced", "provider", provider, "err", err)
+			s.work.Lock()
+			s.untold[provider] = true
+			s.work.Unlock()
 		}
 	}
 }
