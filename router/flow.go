@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,29 +42,40 @@ type flow struct {
 
 	stopped context.Context // ended when the flow begins to stop
 	stop    context.CancelFunc
-	counts  counts
-	lost    atomic.Int64 // events a drain left unhandled, with no one to deliver them again
+	stages  []stages.Named
+	counts  *counts
+	lost    atomic.Int64 // of counts.lost, those of this flow
+	started bool
+	drained func() error
 }
 
-// counts are a flow's totals since it started.
-type counts struct{ outcomes [stages.Outcomes]atomic.Int64 }
+// counts are a flow's totals since the process started, reloads of the file included.
+type counts struct {
+	outcomes [stages.Outcomes]atomic.Int64
+	lost     atomic.Int64 // events a drain left unhandled, with no one to deliver them again
+}
 
 func (c *counts) settled(o stages.Outcome) { c.outcomes[o].Add(1) }
 
-func buildFlow(plan FlowPlan, deps Deps) (*flow, error) {
-	f := &flow{
+func buildFlow(plan FlowPlan, deps Deps) (f *flow, err error) {
+	f = &flow{
 		plan: plan, clock: deps.Clock, watch: deps.Observe(plan.Name, plan.Topic),
-		publisher: deps.Transport.Publisher(), done: make(chan struct{}), workers: newWorkers(),
+		publisher: deps.Transport.Publisher(), done: make(chan struct{}), workers: newWorkers(), counts: new(counts),
 		log: deps.Logger.With("flow", plan.Name, "stream", plan.Topic),
 	}
 	f.stopped, f.stop = context.WithCancel(context.Background())
+	f.drained = sync.OnceValue(f.drainOnce)
+	defer func() {
+		if err != nil {
+			f.stop() // what was built may wait for it
+		}
+	}()
 	own := stages.Deps{
 		Flow: plan.Name, Stream: plan.Topic, Clock: deps.Clock, Rates: deps.Rates, Publisher: f.publisher,
 		Observer: deps.Observer, Logger: f.log, Limiters: deps.Limiters, Stopping: f.stopped,
 		MaxEventSize: plan.MaxEventSize,
 	}
-	built, err := stages.Build(plan.Stages, own)
-	if err != nil {
+	if f.stages, err = stages.Build(plan.Stages, own); err != nil {
 		return nil, err
 	}
 	end := func(*message.Message) error { return nil }
@@ -90,7 +102,7 @@ func buildFlow(plan FlowPlan, deps Deps) (*flow, error) {
 		return nil, fmt.Errorf("flow %q: subscribe %s: %w", plan.Name, plan.StreamKey, err)
 	}
 	f.router.AddMiddleware(f.workers.middleware, f.observe, poisonQueue, markKind, f.retry, f.recoverPanics, f.refuseUndecodable)
-	f.router.AddMiddleware(stages.Middlewares(built)...)
+	f.router.AddMiddleware(stages.Middlewares(f.stages)...)
 	f.router.AddConsumerHandler(plan.Name, plan.StreamKey, f.sub, end)
 	return f, nil
 }
@@ -109,6 +121,7 @@ func markKind(next message.HandlerFunc) message.HandlerFunc {
 
 // start runs the Watermill router and returns once it has subscribed.
 func (f *flow) start() error {
+	f.started = true
 	failed := make(chan error, 1)
 	go func() {
 		defer close(f.done)
@@ -138,25 +151,37 @@ func (f *flow) ended() bool {
 }
 
 // drain stops the flow: no more reading, what is in flight is finished within the
-// transport's drain timeout, acknowledgements are flushed. It returns how many
-// events were lost with it, which is zero on a transport that delivers again.
-func (f *flow) drain() (lost int, err error) {
+// transport's drain timeout, acknowledgements are flushed. Called again, it waits for
+// the first call.
+func (f *flow) drain() error { return f.drained() }
+
+func (f *flow) drainOnce() error {
 	f.stop()
-	err = f.sub.Close()
-	if u, ok := f.sub.(unhandled); ok {
-		lost = u.Unhandled()
-	}
+	err := f.sub.Close()
+	f.countLost()
 	// A handler that ignores the end of its context is left behind: its event is not
 	// acknowledged, so there is nothing to report but that.
 	if closeErr := f.router.Close(); closeErr != nil {
 		f.log.Warn("flow stopped with handlers still running", "err", closeErr)
 	}
 	f.workers.close()
-	return lost, err
+	return err
 }
 
-// discard closes a flow that was built and never run.
+// countLost counts the events that were lost with the flow, of which there are none on
+// a transport that delivers again.
+func (f *flow) countLost() {
+	if u, ok := f.sub.(unhandled); ok {
+		n := int64(u.Unhandled())
+		f.counts.lost.Add(n - f.lost.Swap(n))
+	}
+}
+
+// discard closes a flow, whether it was ever run or not.
 func (f *flow) discard() error {
+	if f.started {
+		return f.drain()
+	}
 	f.stop()
 	f.workers.close()
 	return f.sub.Close()

@@ -64,13 +64,14 @@ func (s *MemoryStore) inherit(former *MemoryStore) error {
 	defer former.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if former.capacity == s.capacity {
-		s.done = former.done
-		return nil
-	}
 	lru, err := simplelru.NewLRU[string, time.Time](s.capacity, nil)
 	if err != nil {
 		return fmt.Errorf("dedupe store: %w", err)
+	}
+	if former.capacity == s.capacity {
+		// A handler that outlived its flow's end may still write to the former.
+		s.done, former.done = former.done, lru
+		return nil
 	}
 	for _, key := range former.done.Keys() { // the least recently used first
 		if at, ok := former.done.Peek(key); ok {

@@ -266,6 +266,19 @@ func (s *memSubscriber) Close() error {
 	return nil
 }
 
+// Leave takes the group off its stream: what is published from now on is not for it,
+// and nobody is refused because it ends. What it has is handled as ever. It does nothing
+// where another subscriber of the group is open. To be called before Close.
+func (s *memSubscriber) Leave() {
+	bus := s.group.bus
+	bus.mu.Lock()
+	defer bus.mu.Unlock()
+	if s.group.open == 1 && !s.closed {
+		bus.remove(s.group)
+		s.group.wake()
+	}
+}
+
 // start notes that a subscription begins. The caller holds mu.
 func (s *memSubscriber) start() {
 	if s.ended {
