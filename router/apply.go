@@ -14,6 +14,12 @@ import (
 // ErrNotRunning is returned by Apply of a Router that does not run, or no longer.
 var ErrNotRunning = errors.New("the router is not running")
 
+// BuildError is the error of an Apply whose plan cannot be built: nothing has changed.
+type BuildError struct{ Err error }
+
+func (e *BuildError) Error() string { return e.Err.Error() }
+func (e *BuildError) Unwrap() error { return e.Err }
+
 // RolledBackError is the error of an Apply that had ended flows, could not go on, and
 // runs the plan from before again.
 type RolledBackError struct{ Err error }
@@ -77,7 +83,8 @@ func (p *Plan) find(name string) (FlowPlan, bool) {
 // the same consumer, and what is queued for it is not lost; its stages inherit what those
 // of the flow of its name, or else of its stream and group, know (stages.Heir).
 //
-// With an error the plan from before runs on. When flows had been ended by then it is a
+// With an error the plan from before runs on. It is a BuildError when nothing was
+// touched. When flows had been ended by then it is a
 // RolledBackError: they were built anew, after between was called with that plan. Should
 // even that fail, the flows that could not be started do not run, which Status tells.
 // Applies are done one after another. When Run's context ends meanwhile, Apply gives up
@@ -100,7 +107,7 @@ func (r *Router) Apply(plan *Plan, between func(*Plan) error) (Change, error) {
 	}
 	next, err := s.build(plan, s.old)
 	if err != nil {
-		return change, err
+		return change, &BuildError{err}
 	}
 	s.end(next)
 	err = s.begin(plan, next)
@@ -276,7 +283,9 @@ func discardAll(list []*flow) error {
 
 // successor is implemented by subscribers that can take the place of another of their
 // stream and group as the same consumer.
-type successor interface{ Succeed(former message.Subscriber) }
+type successor interface {
+	Succeed(former message.Subscriber)
+}
 
 // leaver is implemented by subscribers whose transport refuses what is published to a
 // group that ends. After Leave it is not for the group any more.

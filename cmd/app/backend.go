@@ -35,6 +35,8 @@ type backend interface {
 	registers() adjust.Registers
 	// overflow is how many entries of a stream a bounded buffer has dropped.
 	overflow(stream string) int64
+	// follow makes what is measured that of another plan's flows.
+	follow(plan *router.Plan)
 	// idle reports whether the flows of plan have nothing queued or in flight.
 	idle(ctx context.Context, plan *router.Plan) (bool, error)
 	// Close ends what is still open.
@@ -94,6 +96,8 @@ func (memoryBackend) registers() adjust.Registers { return nil }
 
 func (b memoryBackend) overflow(stream string) int64 { return b.DeadLetterOverflow(stream) }
 
+func (memoryBackend) follow(*router.Plan) {}
+
 func (b memoryBackend) idle(context.Context, *router.Plan) (bool, error) { return b.Idle(), nil }
 
 // newRedis opens no connection: Redis may come later.
@@ -124,15 +128,9 @@ func unlimited(n int64) int64 {
 func newRedisBackend(plan *router.Plan, reg prometheus.Registerer, log *slog.Logger,
 	beforeAck func(ctx context.Context, stream, group string) error,
 ) (backend, error) {
-	var groups []telemetry.StreamGroup
-	for _, p := range plan.Flows {
-		if p.Disabled == "" {
-			groups = append(groups, telemetry.StreamGroup{Key: p.StreamKey, Topic: p.Topic, Group: p.Group})
-		}
-	}
 	// The metrics ask the transport, and the transport reports to the metrics.
 	var r *bus.Redis
-	watch, err := telemetry.NewStreams(reg, groups, func(ctx context.Context, key, group string) (telemetry.GroupState, error) {
+	watch, err := telemetry.NewStreams(reg, groupsOf(plan), func(ctx context.Context, key, group string) (telemetry.GroupState, error) {
 		info, err := r.GroupInfo(ctx, key, group)
 		return telemetry.GroupState{Lag: info.Lag, Pending: info.Pending, OldestPending: info.OldestPending}, err
 	}, func() error { return r.Up() })
@@ -144,10 +142,24 @@ func newRedisBackend(plan *router.Plan, reg prometheus.Registerer, log *slog.Log
 	if r, err = bus.NewRedis(config); err != nil {
 		return nil, err
 	}
-	return redisBackend{r}, nil
+	return redisBackend{r, watch}, nil
 }
 
-type redisBackend struct{ *bus.Redis }
+// groupsOf are the consumer groups of a plan's flows.
+func groupsOf(plan *router.Plan) []telemetry.StreamGroup {
+	var groups []telemetry.StreamGroup
+	for _, p := range plan.Flows {
+		if p.Disabled == "" {
+			groups = append(groups, telemetry.StreamGroup{Key: p.StreamKey, Topic: p.Topic, Group: p.Group})
+		}
+	}
+	return groups
+}
+
+type redisBackend struct {
+	*bus.Redis
+	streams *telemetry.Streams // nil where nothing is measured
+}
 
 func (b redisBackend) put(ctx context.Context, stream string, data []byte, fields map[string]string) (string, error) {
 	id, err := b.Put(ctx, stream, data, fields)
@@ -187,6 +199,8 @@ func (b redisBackend) registers() adjust.Registers { return b.Registers() }
 
 // overflow is zero: the stream's own limit is Redis's business.
 func (redisBackend) overflow(string) int64 { return 0 }
+
+func (b redisBackend) follow(plan *router.Plan) { b.streams.Follow(groupsOf(plan)) }
 
 func (b redisBackend) idle(ctx context.Context, plan *router.Plan) (bool, error) {
 	for _, p := range plan.Flows {

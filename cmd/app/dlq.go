@@ -328,7 +328,7 @@ func openLetters(plan *router.Plan, from string) (letterStore, func(), error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		return redisLetters{letters{plan, redisBackend{r}}}, func() { _ = r.Close(context.Background()) }, nil
+		return redisLetters{letters{plan, redisBackend{Redis: r}}}, func() { _ = r.Close(context.Background()) }, nil
 	}
 	service, err := serviceOf(plan, from)
 	if err != nil {

@@ -37,7 +37,7 @@ func ratesKey(file *flows.File) func(provider string) string {
 	return func(provider string) string { return file.Bus.Namespace + ":pulseflow:rates:" + provider }
 }
 
-// newRates makes the rate coordinator of a plan, nil when it has no provider.
+// newRates makes the rate coordinator of a plan.
 func newRates(plan *router.Plan, b backend, s *service) (*adjust.Applier, error) {
 	file := plan.File
 	options := []adjust.Option{adjust.WithPolicies(policies(plan))}
@@ -51,7 +51,7 @@ func newRates(plan *router.Plan, b backend, s *service) (*adjust.Applier, error)
 		options = append(options, adjust.WithFile(path))
 	}
 	a, err := adjust.New(file.Providers, s.log, options...)
-	if err != nil || a == nil || !a.Keeps() {
+	if err != nil || !a.Keeps() {
 		return a, err
 	}
 	err = telemetry.RegisterLevelsKept(s.metrics, func() bool { reason, _ := a.Fault(); return reason == "" })
@@ -75,25 +75,31 @@ func policies(plan *router.Plan) map[string]stages.Policy {
 	return of
 }
 
-// commitRates returns what has to be done before entries of a stream are acknowledged:
-// what they changed is shared first, where the flow changes rates.
-func (s *service) commitRates() func(ctx context.Context, stream, group string) error {
-	type source struct{ stream, group string }
-	adjusts := make(map[source]bool)
-	for _, p := range s.plan.Flows {
-		for _, st := range p.Stages {
-			if st.Kind == "rate-apply" {
-				adjusts[source{p.StreamKey, p.Group}] = true
+// adjusting are the streams and groups whose flows change rates.
+type adjusting map[struct{ stream, group string }]bool
+
+func adjustingOf(plans ...*router.Plan) *adjusting {
+	a := make(adjusting)
+	for _, plan := range plans {
+		for _, p := range plan.Flows {
+			for _, st := range p.Stages {
+				if st.Kind == "rate-apply" {
+					a[struct{ stream, group string }{p.StreamKey, p.Group}] = true
+				}
 			}
 		}
 	}
-	return func(ctx context.Context, stream, group string) error {
-		if s.rates == nil || !adjusts[source{stream, group}] {
-			return nil
-		}
-		if err := s.rates.Commit(ctx); err != nil {
-			return fmt.Errorf("entries are not acknowledged before their rate levels are shared: %w", err)
-		}
+	return &a
+}
+
+// commitRates is what has to be done before entries of a stream are acknowledged: what
+// they changed is shared first, where the flow changes rates.
+func (s *service) commitRates(ctx context.Context, stream, group string) error {
+	if !(*s.adjusts.Load())[struct{ stream, group string }{stream, group}] {
 		return nil
 	}
+	if err := s.rates.Commit(ctx); err != nil {
+		return fmt.Errorf("entries are not acknowledged before their rate levels are shared: %w", err)
+	}
+	return nil
 }

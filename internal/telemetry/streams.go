@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,9 +31,10 @@ type GroupState struct {
 
 // Streams are the metrics of a Redis Streams transport.
 type Streams struct {
-	groups map[[2]string]*groupMetrics
-	read   func(ctx context.Context, key, group string) (GroupState, error)
-	up     func() error
+	groups  atomic.Pointer[map[[2]string]*groupMetrics] // never changed, only replaced
+	vectors groupVectors
+	read    func(ctx context.Context, key, group string) (GroupState, error)
+	up      func() error
 
 	lag, pending, oldest, redisUp *prometheus.Desc
 }
@@ -57,7 +59,7 @@ func NewStreams(
 		return prometheus.NewDesc(name, help, labels, nil)
 	}
 	s := &Streams{
-		groups: make(map[[2]string]*groupMetrics, len(groups)), read: read, up: up,
+		read: read, up: up,
 		lag:     desc("pulseflow_stream_lag_entries", "Entries of the stream not delivered to the group yet.", labels),
 		pending: desc("pulseflow_pending_entries", "Entries delivered to the group and not acknowledged.", labels),
 		oldest:  desc("pulseflow_oldest_pending_seconds", "Age of the oldest pending entry, by its ID.", labels),
@@ -84,18 +86,35 @@ func NewStreams(
 			return nil, err
 		}
 	}
+	s.vectors = groupVectors{inFlight, reclaimed, ackFailures, trimmed, batch, handling}
+	s.Follow(groups)
+	return s, nil
+}
+
+// groupVectors are the metrics of all groups.
+type groupVectors struct {
+	inFlight                        *prometheus.GaugeVec
+	reclaimed, ackFailures, trimmed *prometheus.CounterVec
+	batch, handling                 *prometheus.HistogramVec
+}
+
+// Follow makes the groups those given, after a new file was loaded. What is counted of
+// a group that is among them again goes on; one that is not has no state any more, and
+// its counters stay as they are.
+func (s *Streams) Follow(groups []StreamGroup) {
+	v, next := s.vectors, make(map[[2]string]*groupMetrics, len(groups))
 	for _, g := range groups {
-		s.groups[[2]string{g.Key, g.Group}] = &groupMetrics{
+		next[[2]string{g.Key, g.Group}] = &groupMetrics{
 			StreamGroup: g,
-			inFlight:    inFlight.WithLabelValues(g.Topic, g.Group),
-			reclaimed:   reclaimed.WithLabelValues(g.Topic, g.Group),
-			ackFailures: ackFailures.WithLabelValues(g.Topic, g.Group),
-			trimmed:     trimmed.WithLabelValues(g.Topic, g.Group),
-			batch:       batch.WithLabelValues(g.Topic, g.Group),
-			handling:    handling.WithLabelValues(g.Topic, g.Group),
+			inFlight:    v.inFlight.WithLabelValues(g.Topic, g.Group),
+			reclaimed:   v.reclaimed.WithLabelValues(g.Topic, g.Group),
+			ackFailures: v.ackFailures.WithLabelValues(g.Topic, g.Group),
+			trimmed:     v.trimmed.WithLabelValues(g.Topic, g.Group),
+			batch:       v.batch.WithLabelValues(g.Topic, g.Group),
+			handling:    v.handling.WithLabelValues(g.Topic, g.Group),
 		}
 	}
-	return s, nil
+	s.groups.Store(&next)
 }
 
 // Describe implements prometheus.Collector.
@@ -118,7 +137,7 @@ func (s *Streams) Collect(ch chan<- prometheus.Metric) {
 	gauge(s.redisUp, 1)
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
-	for _, g := range s.groups {
+	for _, g := range *s.groups.Load() {
 		state, err := s.read(ctx, g.Key, g.Group)
 		if err != nil {
 			continue
@@ -131,9 +150,9 @@ func (s *Streams) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// of calls report with the metrics of a group that was named to NewStreams.
+// of calls report with the metrics of a group that was named to NewStreams or Follow.
 func (s *Streams) of(key, group string, report func(*groupMetrics)) {
-	if g, ok := s.groups[[2]string{key, group}]; ok {
+	if g, ok := (*s.groups.Load())[[2]string{key, group}]; ok {
 		report(g)
 	}
 }
