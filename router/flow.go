@@ -45,7 +45,7 @@ type flow struct {
 	stages  []stages.Named
 	counts  *counts
 	lost    atomic.Int64 // of counts.lost, those of this flow
-	started bool
+	started bool // subscribed
 	drained func() error
 }
 
@@ -65,9 +65,10 @@ func buildFlow(plan FlowPlan, deps Deps) (f *flow, err error) {
 	}
 	f.stopped, f.stop = context.WithCancel(context.Background())
 	f.drained = sync.OnceValue(f.drainOnce)
+	stop := f.stop
 	defer func() {
 		if err != nil {
-			f.stop() // what was built may wait for it
+			stop() // what was built may wait for it
 		}
 	}()
 	own := stages.Deps{
@@ -121,7 +122,6 @@ func markKind(next message.HandlerFunc) message.HandlerFunc {
 
 // start runs the Watermill router and returns once it has subscribed.
 func (f *flow) start() error {
-	f.started = true
 	failed := make(chan error, 1)
 	go func() {
 		defer close(f.done)
@@ -131,6 +131,7 @@ func (f *flow) start() error {
 	}()
 	select {
 	case <-f.router.Running():
+		f.started = true
 		return nil
 	case err := <-failed:
 		return fmt.Errorf("flow %q: %w", f.plan.Name, err)
@@ -177,7 +178,8 @@ func (f *flow) countLost() {
 	}
 }
 
-// discard closes a flow, whether it was ever run or not.
+// discard closes a flow, whether it was ever run or not. A Watermill router that never
+// ran has nothing to close, and would wait for handlers that never began.
 func (f *flow) discard() error {
 	if f.started {
 		return f.drain()

@@ -235,8 +235,8 @@ flows:
 			t.Errorf("%s: status %d\n%s", code, status, errs)
 		}
 	}
-	if n := len(warnings()); n != 6 {
-		t.Errorf("%d codes, and a test for 6", n)
+	if n := len(warnings()); n != 7 {
+		t.Errorf("%d codes, and a test for 7", n)
 	}
 	t.Chdir(filepath.Join("..", ".."))
 	for _, backend := range []string{"inmem", "redis"} {
