@@ -124,8 +124,10 @@ func (r *reloader) reload(ctx context.Context, trigger string) (*reloadStatus, e
 		r.watch.follow(plan)
 	}
 	before := r.service.plan()
-	d = append(d, fixedSettings(before.File, plan.File)...)
-	d.Sort()
+	if !d.HasErrors() { // else it is not known what the file says
+		d = append(d, fixedSettings(before.File, plan.File)...)
+		d.Sort()
+	}
 	status := &reloadStatus{Time: start, Trigger: trigger, Diagnostics: []jsonDiagnostic{}}
 	for _, x := range d {
 		status.Diagnostics = append(status.Diagnostics, jsonOf(x))
