@@ -16,7 +16,7 @@ SIMULATE := env -i bin/pulseflow simulate --config flows.yaml --drain-at 1m=20%,
   --try soft=0.7,min_rate=5,ramp_up=20s --svg -
 
 # Seconds for each fuzz target.
-FUZZTIME ?= 30s
+FUZZTIME ?= 60s
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test check lint vet fmt generate generated fuzz faults stress bench latency clean

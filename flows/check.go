@@ -10,7 +10,7 @@ func (w *Flow) finish(f *File, n *Node, c decoding) {
 		w.To.Key = f.StreamKey(w.To.Stream, w.To.Key)
 	}
 	if n.Get("to") != nil && n.Get("to").shape == mappingNode && len(n.Get("to").pairs) == 0 {
-		c.errorf(w.To.Pos, "to: missing required field %q", "stream")
+		c.errorf(w.To.Pos, "to: missing required field %q: give it, or remove to", "stream")
 	}
 	if n.Get("lanes") == nil {
 		w.Lanes = f.Bus.Lanes
@@ -27,11 +27,13 @@ func (w *Flow) finish(f *File, n *Node, c decoding) {
 	}
 	w.DeadLetter.Key = f.StreamKey(w.DeadLetter.Stream, w.DeadLetter.Key)
 	if w.To.Key == w.From.Key {
-		c.errorf(w.To.Pos, "to: stream %q is the one the flow reads: each event would come back for ever", w.From.Key)
+		c.beyondf(w.To.Pos, LimitReference,
+			"to: stream %q is the one the flow reads: each event would come back for ever: name another stream", w.From.Key)
 	}
 	if w.DeadLetter.Key == w.From.Key {
-		c.errorf(n.Get("dead_letter").Pos(),
-			"dead_letter: stream %q is the one the flow reads: each dead letter would come back for ever", w.From.Key)
+		c.beyondf(n.Get("dead_letter").Pos(), LimitReference,
+			"dead_letter: stream %q is the one the flow reads: each dead letter would come back for ever: name another stream",
+			w.From.Key)
 	}
 }
 
@@ -39,7 +41,7 @@ func (w *Flow) finish(f *File, n *Node, c decoding) {
 func (f *File) check(root *Node, d *Diagnostics) {
 	if f.Registry.Enabled {
 		d.Warnf(root.Get("registry").Get("enabled").Pos(), CodeRegistryUnused,
-			"registry: this version uses no schema registry: events are validated by the schemas it has")
+			"registry: this version uses no schema registry, and validates events by the schemas it has: set enabled to false")
 	}
 	keys := map[string]*Flow{} // by topic
 	for i := range f.Flows {
@@ -60,6 +62,7 @@ func (f *File) check(root *Node, d *Diagnostics) {
 						"this one another name", w.From.Stream, w.From.Key, first.From.Key, first.Name,
 					first.From.Pos.Line, first.From.Pos.Column)),
 				Related: []Related{{Pos: first.From.Pos, Message: "the other key is here"}},
+				Beyond:  LimitReference,
 			})
 		}
 	}
@@ -79,9 +82,11 @@ func (f *File) check(root *Node, d *Diagnostics) {
 		d.Add(Diagnostic{
 			Pos: w.From.Pos,
 			Message: scoped(fmt.Sprintf("flow %q", w.Name), fmt.Sprintf(
-				"reads stream %q in group %q as flow %q at %d:%d does: each would get only part of the events",
+				"reads stream %q in group %q as flow %q at %d:%d does: each would get only part of the events: give one "+
+					"another group",
 				r.key, r.group, first.Name, first.From.Pos.Line, first.From.Pos.Column)),
 			Related: []Related{{Pos: first.From.Pos, Message: "the other flow reads it here"}},
+			Beyond:  LimitReference,
 		})
 	}
 }

@@ -19,7 +19,7 @@ type entries[T any] struct {
 
 func (e *entries[T]) decode(c decoding, f *Field, n *Node) bool {
 	if n.shape != mappingNode && !n.isNull() {
-		c.invalid(f, n, "expected a mapping")
+		c.invalid(f, n, "expected a mapping", "")
 		return false
 	}
 	if len(n.pairs) == 0 && f.Required {
@@ -42,7 +42,7 @@ func (e *entries[T]) decode(c decoding, f *Field, n *Node) bool {
 		}
 		seen[p.key.text] = true
 		if err := e.check(p.key.text); err != nil {
-			c.errorf(p.key.pos, "%s name: %s", e.what, p.key.complaint(err.Error(), false))
+			c.beyondf(p.key.pos, p.key.limit(""), "%s name: %s", e.what, p.key.complaint(err.Error(), false))
 			continue
 		}
 		e.entry(c, p)
@@ -86,7 +86,7 @@ type stageList struct{ dst *[]StageSpec }
 
 func (s stageList) decode(c decoding, f *Field, n *Node) bool {
 	if n.shape != listNode {
-		c.invalid(f, n, "expected a list of stages")
+		c.invalid(f, n, "expected a list of stages", "")
 		return false
 	}
 	if len(n.items) == 0 {
@@ -112,7 +112,7 @@ func (c decoding) stage(n *Node) (StageSpec, bool) {
 	case n.shape == unusable:
 		return spec, false
 	case n.shape == scalarNode && !n.isNull():
-		spec.Config = &Node{pos: n.pos, shape: mappingNode, size: 1, height: 1}
+		spec.Config = &Node{pos: n.pos, shape: mappingNode, vars: n.vars, size: 1, height: 1}
 	case n.shape == mappingNode && len(n.pairs) == 1:
 		name, spec.Config = n.pairs[0].key, n.pairs[0].value
 	case n.shape == mappingNode && len(n.pairs) > 1:
@@ -132,7 +132,7 @@ func (c decoding) stage(n *Node) (StageSpec, bool) {
 	}
 	spec.Kind = name.text
 	if err := checkLowerName(spec.Kind); err != nil {
-		c.errorf(name.pos, "stage name: %s", name.complaint(err.Error(), false))
+		c.beyondf(name.pos, name.limit(""), "stage name: %s", name.complaint(err.Error(), false))
 		return spec, false
 	}
 	return spec, spec.Config.shape != unusable

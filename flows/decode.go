@@ -20,6 +20,11 @@ func (fs Fields) Decode(n *Node, scope string, d *Diagnostics) {
 	decoding{scope: scope, diags: d, at: n.Pos()}.fields(fs, n)
 }
 
+// Decode fills the variable that the field is bound to from a value by itself; see [Fields.Decode].
+func (f Field) Decode(n *Node, scope string, d *Diagnostics) {
+	decoding{scope: scope, diags: d, at: n.Pos()}.field(&f, n, nil)
+}
+
 // decoding is the state of reading one mapping: whose it is, where problems go, and where an absent key is reported.
 type decoding struct {
 	scope string
@@ -28,18 +33,24 @@ type decoding struct {
 }
 
 func (c decoding) errorf(pos Position, format string, args ...any) {
-	c.diags.Errorf(pos, "%s", scoped(c.scope, fmt.Sprintf(format, args...)))
+	c.beyondf(pos, "", format, args...)
 }
 
-// invalid reports that the value of f breaks a rule; without a node, that its default does.
-func (c decoding) invalid(f *Field, n *Node, rule string) {
+// beyondf is errorf about what a JSON Schema cannot say.
+func (c decoding) beyondf(pos Position, limit Limit, format string, args ...any) {
+	c.diags.Beyondf(pos, limit, "%s", scoped(c.scope, fmt.Sprintf(format, args...)))
+}
+
+// invalid reports that the value of f breaks a rule; without a node, that its default does. The limit is that of the
+// rule, "" for one that a JSON Schema can say.
+func (c decoding) invalid(f *Field, n *Node, rule string, limit Limit) {
 	if n == nil {
-		c.errorf(c.at, "%s: %s, the default is %s", f.Name, rule, cmp.Or(f.Default, `""`))
+		c.beyondf(c.at, limit, "%s: %s, the default is %s", f.Name, rule, cmp.Or(f.Default, `""`))
 		return
 	}
 	// A password in a URL is as secret as any.
 	secret := f.Secret || f.Kind == KindURL && strings.Contains(n.text, "@")
-	c.errorf(n.pos, "%s: %s", f.Name, n.complaint(rule, secret))
+	c.beyondf(n.pos, n.limit(limit), "%s: %s", f.Name, n.complaint(rule, secret))
 }
 
 func (c decoding) fields(fs Fields, n *Node) {
@@ -49,7 +60,7 @@ func (c decoding) fields(fs Fields, n *Node) {
 		values = c.pairs(fs, n)
 	case n.shape == unusable:
 	default:
-		c.errorf(n.pos, "%s", n.complaint("expected a mapping", false))
+		c.beyondf(n.pos, n.limit(""), "%s", n.complaint("expected a mapping", false))
 	}
 	faulty := make(map[string]bool)
 	for i := range fs {
@@ -64,7 +75,7 @@ func (c decoding) fields(fs Fields, n *Node) {
 		}
 		if err := f.check(); err != nil {
 			faulty[f.Name] = true
-			c.invalid(f, v, err.Error())
+			c.invalid(f, v, err.Error(), f.checkLimit(err))
 			f.value.absent(f)
 		}
 	}
@@ -94,18 +105,19 @@ func (c decoding) pairs(fs Fields, n *Node) map[string]*Node {
 
 // repeated reports the keys of a mapping that were there before.
 func (c decoding) repeated(pairs []pair, what string) {
-	first := make(map[string]Position, len(pairs))
+	first := make(map[string]*Node, len(pairs))
 	for _, p := range pairs {
 		before, ok := first[p.key.text]
 		if !ok {
-			first[p.key.text] = p.key.pos
+			first[p.key.text] = p.key
 			continue
 		}
 		c.diags.Add(Diagnostic{
 			Pos: p.key.pos,
-			Message: scoped(c.scope, fmt.Sprintf("duplicate %s %s: first declared at %d:%d",
-				what, quote(p.key.text), before.Line, before.Column)),
-			Related: []Related{{Pos: before, Message: "first declared here"}},
+			Message: scoped(c.scope, fmt.Sprintf("duplicate %s %s: first declared at %d:%d: rename or remove one",
+				what, quote(p.key.text), before.pos.Line, before.pos.Column)),
+			Related: []Related{{Pos: before.pos, Message: "first declared here"}},
+			Beyond:  cmp.Or(p.key.limit(""), before.limit("")), // names that differ as they are written
 		})
 	}
 }
@@ -117,7 +129,7 @@ func (c decoding) field(f *Field, v, parent *Node) bool {
 		return false // Verify has said so
 	case v == nil && f.Required:
 		if parent.isMissing() || parent.shape == mappingNode {
-			c.errorf(c.at, "missing required field %q", f.Name)
+			c.beyondf(c.at, parent.limit(""), "missing required field %q%s", f.Name, f.suchAs())
 		}
 		return false
 	case v == nil || v.shape == unusable:
@@ -126,4 +138,48 @@ func (c decoding) field(f *Field, v, parent *Node) bool {
 	default:
 		return f.value.decode(c, f, v)
 	}
+}
+
+// checkLimit is the limit of the field's own rule, which broke with err. What looks at neighbours, or at how much a
+// duration is, is in no schema; for other rules the schema has a pattern, unless they say otherwise.
+func (f *Field) checkLimit(err error) Limit {
+	switch limit := limitOf(err); {
+	case limit != "":
+		return limit
+	case len(f.neighbours) > 0:
+		return LimitNeighbour
+	case f.Kind == KindDuration || f.Kind == KindSize:
+		return LimitMagnitude
+	default:
+		return ""
+	}
+}
+
+// suchAs shows how a missing field could be given, where there is an example.
+func (f *Field) suchAs() string {
+	if example := f.exemplify(); example != "" {
+		return ", such as " + f.Name + ": " + example
+	}
+	return ""
+}
+
+// exemplify returns the field's example, or for a mapping one made of what is required in it.
+func (f *Field) exemplify() string {
+	if f.Kind != KindObject || f.Example != "" {
+		return f.Example
+	}
+	var pairs []string
+	for i := range f.Fields {
+		if inner := &f.Fields[i]; inner.Required {
+			example := inner.exemplify()
+			if example == "" {
+				return ""
+			}
+			pairs = append(pairs, inner.Name+": "+example)
+		}
+	}
+	if len(pairs) == 0 {
+		return ""
+	}
+	return "{" + strings.Join(pairs, ", ") + "}"
 }

@@ -51,13 +51,15 @@ func (s Severity) String() string {
 const CodeRegistryUnused = "registry-unused"
 
 // Diagnostic is one thing to say about a file. Code is a stable identifier; only warnings have one. Related holds other
-// places that matter, such as where a key was declared first.
+// places that matter, such as where a key was declared first. Beyond is set when an error is about something that the
+// JSON Schema of the file cannot say.
 type Diagnostic struct {
 	Pos      Position
 	Severity Severity
 	Code     string
 	Message  string
 	Related  []Related
+	Beyond   Limit
 }
 
 // Related is a second place that a diagnostic speaks of.
@@ -95,6 +97,11 @@ func (d *Diagnostics) Add(diagnostic Diagnostic) {
 // Errorf appends an error at a position.
 func (d *Diagnostics) Errorf(pos Position, format string, args ...any) {
 	d.Add(Diagnostic{Pos: pos, Message: fmt.Sprintf(format, args...)})
+}
+
+// Beyondf appends an error at a position about what a JSON Schema cannot say.
+func (d *Diagnostics) Beyondf(pos Position, limit Limit, format string, args ...any) {
+	d.Add(Diagnostic{Pos: pos, Message: fmt.Sprintf(format, args...), Beyond: limit})
 }
 
 // Warnf appends a warning at a position, under a stable code.

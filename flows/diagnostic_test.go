@@ -137,7 +137,7 @@ func TestDuplicatesTellWhereTheFirstIs(t *testing.T) {
 	_, diags := flows.Parse("f.yaml", []byte(minimal+"version: 1\n"), nil)
 	want := flows.Diagnostics{{
 		Pos:     flows.Position{File: "f.yaml", Line: 6, Column: 1},
-		Message: `duplicate key "version": first declared at 1:1`,
+		Message: `duplicate key "version": first declared at 1:1: rename or remove one`,
 		Related: []flows.Related{{
 			Pos: flows.Position{File: "f.yaml", Line: 1, Column: 1}, Message: "first declared here",
 		}},

@@ -59,7 +59,7 @@ flows:
 	// Output:
 	// {1m0s 1s source}
 	// {0s 1s key}
-	// flows.yaml:8:17: flow "load": stage 2 (window): missing required field "size"
+	// flows.yaml:8:17: flow "load": stage 2 (window): missing required field "size", such as size: 1m
 	// flows.yaml:8:18: flow "load": stage 2 (window): unknown field "sise" (did you mean "size"?); fields: by, every, size
 	// flows.yaml:8:33: flow "load": stage 2 (window): by: BY (default "x"): must be key or source
 }
@@ -105,6 +105,6 @@ flows:
 	// flows.yaml:3:12: bus: backend: BACKEND="kafka": must be inmem or redis
 	// flows.yaml:5:17: variable REDIS is not set: set it, or give a default as in ${REDIS:-default}
 	// flows.yaml:5:35: bus: redis: lease: must be at least 100ms, found "0s"
-	// flows.yaml:7:3: flow "feedback": missing required field "stages"
+	// flows.yaml:7:3: flow "feedback": missing required field "stages", such as stages: [dedupe]
 	// flows.yaml:8:40: flow "feedback": from: unknown field "stop"; fields: group, key, start, stream
 }

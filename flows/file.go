@@ -23,6 +23,9 @@ type File struct {
 	// Providers and Flows are in the order of the file.
 	Providers []Provider
 	Flows     []Flow
+	// Tests are the flow tests that stand in the file, for their owner to decode; nil when there are none. No variables
+	// are replaced in them.
+	Tests *Node
 
 	root *Node // nil when nothing could be read
 }
@@ -72,6 +75,7 @@ type Redis struct {
 	// Trim is "none", or "acked" to remove the entries that every group has acknowledged.
 	Trim string
 	TLS  TLS
+	Pos  Position
 }
 
 // TLS names the files for a rediss:// connection. All are optional.
@@ -226,7 +230,8 @@ type DeadLetter struct {
 type StageSpec struct {
 	// Kind is the stage's name.
 	Kind string
-	// Config is the stage's configuration: an empty mapping when the file gives only the name.
+	// Config is the stage's configuration: an empty mapping when the file gives only the name. It has the variables that
+	// such a name came from.
 	Config *Node
 	Pos    Position
 	// Index is the stage's place in the flow, from 1.

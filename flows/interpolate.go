@@ -14,6 +14,7 @@ type interpolated struct {
 	text  string
 	vars  []variable
 	fault string // why it could not be done, or ""
+	limit Limit  // of the fault: set when it lies in what a variable holds, not in how the text is written
 	// part counts, from 0, the "${" of the scalar that the fault is about. An escaped one counts too.
 	part int
 	// spans are the places where text and result differ.
@@ -46,6 +47,9 @@ func interpolate(text string, env func(string) (string, bool)) interpolated {
 		v, length, fault := readVariable(rest[i:], env)
 		if fault != "" {
 			out.fault = fault
+			if v.name != "" {
+				out.limit = LimitVariable
+			}
 			return out
 		}
 		out.spans = append(out.spans, span{from: from + i, fromLength: length, to: b.Len(), toLength: len(v.value)})
@@ -55,11 +59,12 @@ func interpolate(text string, env func(string) (string, bool)) interpolated {
 	}
 }
 
-// readVariable reads the expression that text starts with and returns it with its length in bytes.
+// readVariable reads the expression that text starts with and returns it with its length in bytes. With a fault that
+// lies in what the variable holds, the variable has its name.
 func readVariable(text string, env func(string) (string, bool)) (v variable, length int, fault string) {
 	body, _, closed := strings.Cut(text[len("${"):], "}")
 	if !closed {
-		return v, 0, fmt.Sprintf("%s has no closing }", quote(text))
+		return v, 0, fmt.Sprintf("%s has no closing }: add it, or write $${ for a plain ${", quote(text))
 	}
 	length = len("${") + len(body) + len("}")
 	name, fallback, hasDefault := strings.Cut(body, ":-")
@@ -77,7 +82,7 @@ func readVariable(text string, env func(string) (string, bool)) (v variable, len
 	}
 	switch {
 	case !utf8.ValidString(v.value):
-		return v, 0, fmt.Sprintf("variable %s is not valid UTF-8", name)
+		return v, 0, fmt.Sprintf("variable %s is not valid UTF-8: give it a text", name)
 	case v.value != "":
 	case hasDefault:
 		v.value, v.isDefault = fallback, true

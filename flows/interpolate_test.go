@@ -36,7 +36,7 @@ func TestInterpolate(t *testing.T) {
 			text: "$${A}${EMPTY}", part: 1,
 			fault: "variable EMPTY is empty: give it a value, or a default as in ${EMPTY:-default}",
 		},
-		{text: "${A}${", part: 1, fault: `"${" has no closing }`},
+		{text: "${A}${", part: 1, fault: `"${" has no closing }: add it, or write $${ for a plain ${`},
 		{text: "${}", fault: `"${}" is not a variable: write ${NAME} or ${NAME:-default}, and $${ for a plain ${`},
 		{text: "${1A}", fault: `"${1A}" is not a variable: write ${NAME} or ${NAME:-default}, and $${ for a plain ${`},
 		{text: "${A }", fault: `"${A }" is not a variable: write ${NAME} or ${NAME:-default}, and $${ for a plain ${`},

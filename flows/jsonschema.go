@@ -21,10 +21,8 @@ type StageSchema struct {
 // encoding/json. It describes the file before variables are replaced: wherever a scalar stands, a text with a variable
 // may stand as well.
 //
-// It says what concerns one value: types, bounds, allowed texts, required and unknown keys. It does not say what
-// [Parse] knows beyond that: relations between keys and between parts of the file, the values of variables, the
-// magnitude of durations and sizes (that they are not zero excepted), repeated keys, and how a value is spelled where
-// YAML sees no difference (0x10, 5.0, a quoted "yes").
+// It says what concerns one value: types, bounds, allowed texts, required and unknown keys. What it cannot say is what
+// [Limits] lists, and nothing else: each error of [Parse] that it lets through has one of these.
 func JSONSchema(kinds []StageSchema) map[string]any {
 	b := schemaBuilder{stages: map[string]any{"$ref": "#/$defs/stages"}}
 	schema := b.mapping(Reference(), "")
@@ -56,7 +54,8 @@ const (
 	sizePattern     = `^[+]?([0-9]+(_[0-9]+)*(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)? ?(B|KB|KiB|MB|MiB|GB|GiB)$`
 	notZeroPattern  = `[1-9]`
 	yesNoPattern    = `^([Yy][Ee][Ss]|[Nn][Oo])$`
-	keyPattern      = `^\S{1,512}$`
+	keyPattern      = `^[^\t\n\f\r \p{C}]{1,512}$`
+	noKeyPattern    = `^[^\t\n\f\r \p{C}]{0,512}$`
 	redisPattern    = `^(rediss?://[^/?#]*/*[0-9]*/*([?#].*)?|unix://[^/?#]*/[^?#]*([?#].*)?)$`
 	portPattern     = `0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])`
 	listenPattern   = `^(off|(\[[^\[\]]*\]|[^:\[\]]*):` + portPattern + `)?$`
@@ -83,13 +82,20 @@ func rules() map[string]map[string]any {
 		"flows.*.from.group":         name,
 		"flows.*.dead_letter.stream": name,
 		"flows.*.dead_letter.key":    key,
+		"flows.*.to":                 {"minProperties": 1},
 		"flows.*.to.stream":          pattern(`^[A-Za-z0-9_.:-]{0,256}$`),
-		"flows.*.to.key":             pattern(`^\S{0,512}$`),
+		"flows.*.to.key":             pattern(noKeyPattern),
 	}
 }
 
 // schemaBuilder makes the parts of a schema. Stages is what a list of stages is.
-type schemaBuilder struct{ stages map[string]any }
+type schemaBuilder struct {
+	stages map[string]any
+	raw    bool // no variables are replaced in what is described
+}
+
+// Schema describes a mapping in which no variables are replaced, for encoding/json.
+func (fs Fields) Schema() map[string]any { return schemaBuilder{raw: true}.mapping(fs, "") }
 
 // mapping describes a mapping. One without required keys may be left empty.
 func (b schemaBuilder) mapping(fs Fields, path string) map[string]any {
@@ -115,6 +121,7 @@ func (b schemaBuilder) field(f Field, path string) map[string]any {
 	switch f.Kind {
 	case KindObject:
 		schema = b.mapping(f.Fields, path+".")
+		maps.Copy(schema, rules()[path])
 	case KindMap:
 		schema = b.named(f, path+".*")
 	case KindStages:
@@ -129,6 +136,20 @@ func (b schemaBuilder) field(f Field, path string) map[string]any {
 			schema["minProperties"] = 1
 		} else {
 			schema["type"] = []string{"object", "null"}
+		}
+	case KindValues:
+		schema = map[string]any{
+			"type": []string{"object", "null"}, "additionalProperties": b.field(f.Fields[0], path+".*"),
+		}
+	case KindAny:
+		schema = map[string]any{}
+		if f.Required {
+			schema["not"] = map[string]any{"type": "null"}
+		}
+	case KindList:
+		schema = map[string]any{"type": "array", "items": b.mapping(f.Fields, path+".*.")}
+		if f.Required {
+			schema["minItems"] = 1
 		}
 	case KindStrings:
 		item := f
@@ -154,8 +175,10 @@ func (b schemaBuilder) field(f Field, path string) map[string]any {
 func (b schemaBuilder) named(f Field, path string) map[string]any {
 	schema := map[string]any{
 		"type":                 []string{"object", "null"},
-		"propertyNames":        orVariable(rules()[path]),
 		"additionalProperties": b.mapping(f.Fields, path+"."),
+	}
+	if !b.raw {
+		schema["propertyNames"] = orVariable(rules()[path])
 	}
 	if f.Required {
 		schema["type"], schema["minProperties"] = "object", 1
@@ -182,6 +205,13 @@ func (b schemaBuilder) scalar(f Field, path string) map[string]any {
 		return expression(f.Required)
 	}
 	schema := f.written()
+	if b.raw {
+		if schema["$ref"] != nil {
+			delete(schema, "$ref")
+			schema["type"] = "string"
+		}
+		return schema
+	}
 	rule := rules()[path]
 	if f.Kind == KindString && len(f.Allowed) == 0 && rule == nil {
 		return schema // which has the variables in it
@@ -233,7 +263,7 @@ func (f Field) bounded(schema map[string]any) map[string]any {
 // measure describes a number with a unit. Of its bounds a pattern can only say that it is not zero.
 func (f Field) measure(form string) map[string]any {
 	schema := map[string]any{"type": "string", "pattern": form}
-	if strings.HasPrefix(f.Above, "0") {
+	if strings.HasPrefix(f.Above, "0") || strings.ContainsAny(f.Min, "123456789") {
 		schema["allOf"] = []any{pattern(notZeroPattern)}
 	}
 	return schema

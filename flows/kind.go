@@ -25,6 +25,9 @@ const (
 	KindExpression                  // an expression over an event
 	KindExpressions                 // a map from free names to expressions
 	KindTexts                       // a map from free names to texts
+	KindAny                         // any value, which its owner decodes
+	KindList                        // a list of mappings with the keys of Field.Fields
+	KindValues                      // a mapping from free names to values of the one field in Field.Fields
 )
 
 // String returns the name of the kind as documentation shows it.
@@ -34,6 +37,7 @@ func (k Kind) String() string {
 		KindDuration: "duration", KindSize: "size", KindURL: "URL", KindStrings: "list of strings",
 		KindObject: "mapping", KindMap: "map", KindStages: "list of stages",
 		KindExpression: "expression", KindExpressions: "map of expressions", KindTexts: "map of strings",
+		KindAny: "any value", KindList: "list of mappings", KindValues: "map of values",
 	}
 	if k == 0 || int(k) >= len(names) {
 		return "unknown"
@@ -119,7 +123,7 @@ func Strings(name string, dst *[]string, doc string, opts ...Option) Field {
 // since true and 5 are expressions too. The owner finds the place of an error within it by [Node.At].
 func Expression(name string, dst *string, doc string, opts ...Option) Field {
 	return newField(Field{Name: name, Doc: doc, Kind: KindExpression, value: &scalar[string]{
-		dst: dst, parse: parseString, format: func(s string) string { return s },
+		dst: dst, parse: parseString, format: func(s string) string { return s }, typed: finite,
 	}}, opts)
 }
 

@@ -84,5 +84,6 @@ func (f *File) decode(t *tree, root *Node) {
 	c.fields(f.fields(t), root)
 	f.Admin.finish(root.Get("admin"), c)
 	f.Rates.Pos = root.Get("rates").Get("share").Pos()
+	f.Bus.Redis.finish(root.Get("bus").Get("redis"), c)
 	f.check(root, t.diags)
 }

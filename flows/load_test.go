@@ -238,10 +238,10 @@ func TestLoad(t *testing.T) {
 		{"no newline at the end", write("end.yaml", []byte(strings.TrimSuffix(minimal, "\n"))), ""},
 		{"largest", write("largest.yaml", exact), ""},
 		{"largest with BOM", write("largestbom.yaml", append([]byte("\uFEFF"), exact...)), ""},
-		{"too large", write("large.yaml", append(exact, '\n')), ": the file is larger than 1 MiB"},
-		{"UTF-16", write("utf16.yaml", []byte("\xff\xfev\x00e\x00")), ":1:1: byte 0xFF is not valid UTF-8"},
-		{"Latin-1", write("latin1.yaml", []byte("# gr\xfc\xdfe\n"+minimal)), ":1:5: byte 0xFC is not valid UTF-8"},
-		{"lone CR", write("cr.yaml", []byte("a: 1\rb: 2\n")), ":1:5: the control character U+000D is not allowed"},
+		{"too large", write("large.yaml", append(exact, '\n')), ": the file is larger than 1 MiB: split it"},
+		{"UTF-16", write("utf16.yaml", []byte("\xff\xfev\x00e\x00")), ":1:1: byte 0xFF is not valid UTF-8: save the file as UTF-8"},
+		{"Latin-1", write("latin1.yaml", []byte("# gr\xfc\xdfe\n"+minimal)), ":1:5: byte 0xFC is not valid UTF-8: save the file as UTF-8"},
+		{"lone CR", write("cr.yaml", []byte("a: 1\rb: 2\n")), ":1:5: the control character U+000D is not allowed: remove it, or write an escape in double quotes"},
 		{"missing", filepath.Join(dir, "none.yaml"), ": cannot be read: no such file or directory"},
 		{"folder", dir, ": cannot be read: is a directory"},
 	}
@@ -483,7 +483,7 @@ func TestBombs(t *testing.T) {
 func TestManyVariablesAreBounded(t *testing.T) {
 	src := minimal + "bus:\n  redis:\n    consumer: \"" + strings.Repeat("${BIG}", 2000) + "\"\n"
 	_, diags := flows.Parse("f", []byte(src), environment(map[string]string{"BIG": strings.Repeat("x", 1000)}))
-	const want = "the variables of the file bring in more than 1 MiB"
+	const want = "the variables of the file bring in more than 1 MiB: shorten their values"
 	if len(diags) != 1 || diags[0].Message != want {
 		t.Errorf("got %v, want %s", diags, want)
 	}

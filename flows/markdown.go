@@ -29,20 +29,29 @@ func (fs Fields) rows(b *strings.Builder, prefix string) {
 			def = "`" + f.Default + "`"
 		}
 		doc := f.Doc
-		if bounds := f.bounds(); bounds != "" {
+		if bounds := f.Bounds(); bounds != "" {
 			doc += " (" + bounds + ")"
 		}
 		fmt.Fprintf(b, "| `%s%s` | %s | %s | %s |\n", prefix, f.Name, kind, def, strings.ReplaceAll(doc, "|", `\|`))
 		inner := prefix + f.Name + "."
-		if f.Kind == KindMap {
+		switch f.Kind {
+		case KindMap:
 			inner += "NAME."
+		case KindList:
+			inner = prefix + f.Name + "[]."
+		case KindValues:
+			if f.Fields[0].Kind != KindList {
+				continue
+			}
+			f.Fields[0].Fields.rows(b, inner+"NAME[].")
+			continue
 		}
 		f.Fields.rows(b, inner)
 	}
 }
 
-// bounds words what values are allowed.
-func (f Field) bounds() string {
+// Bounds words the bounds of the field's value: "at least 1, at most 9". It is empty when there are none.
+func (f Field) Bounds() string {
 	var list []string
 	for _, bound := range []struct{ words, value string }{
 		{"at least ", f.Min}, {"above ", f.Above}, {"at most ", f.Max},

@@ -185,6 +185,24 @@ func (n *Node) complaint(rule string, secret bool) string {
 	return subject + ": " + rule
 }
 
+// limit is the limit that a fault of the node is due to: that of a variable, where the text is not the file's own, else
+// that of the rule.
+func (n *Node) limit(rule Limit) Limit {
+	if n != nil && len(n.vars) > 0 {
+		return LimitVariable
+	}
+	return rule
+}
+
+// number returns the value that YAML has for an unquoted number, however it is spelled.
+func (n *Node) number() (v float64, ok bool) {
+	if n.shape != scalarNode || n.quoted || n.tag != "!!int" && n.tag != "!!float" {
+		return 0, false
+	}
+	err := (&yaml.Node{Kind: yaml.ScalarNode, Value: n.text}).Decode(&v)
+	return v, err == nil
+}
+
 // finding is what to add to a rule about what was found.
 func (n *Node) finding(rule string, secret bool) string {
 	isText := n.shape == scalarNode && !n.isNull()

@@ -32,6 +32,9 @@ func listing(v any) *yaml.Node {
 	case Fields:
 		m := &yaml.Node{Kind: yaml.MappingNode}
 		for i := range v {
+			if v[i].Kind == KindAny {
+				continue // its owner's, and nothing that runs
+			}
 			m.Content = append(m.Content, name(v[i].Name), listing(v[i].value.encode(&v[i])))
 		}
 		return m
@@ -41,6 +44,12 @@ func listing(v any) *yaml.Node {
 			m.Content = append(m.Content, name(e.name), listing(e.fields))
 		}
 		return m
+	case []Fields:
+		l := &yaml.Node{Kind: yaml.SequenceNode}
+		for _, item := range v {
+			l.Content = append(l.Content, listing(item))
+		}
+		return l
 	case []StageSpec:
 		l := &yaml.Node{Kind: yaml.SequenceNode}
 		for _, s := range v {

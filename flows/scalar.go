@@ -33,6 +33,14 @@ func unquoted(what string) func(n *Node) (rule, hint string) {
 	}
 }
 
+// finite refuses the numbers that JSON has not.
+func finite(n *Node) (rule, hint string) {
+	if v, ok := n.number(); ok && (math.IsInf(v, 0) || math.IsNaN(v)) {
+		return "expected an expression", "quote it"
+	}
+	return "", ""
+}
+
 func parseString(text string) (string, error) { return text, nil }
 
 // Leading zeros are refused, since YAML 1.1 takes them for octal; so are NaN, infinity and hexadecimal.
@@ -85,12 +93,16 @@ func parseBool(text string) (bool, error) {
 	return false, errors.New("expected true or false (yes, no, 1 and 0 do too)")
 }
 
+var durationText = regexp.MustCompile(durationPattern)
+
 func parseDuration(text string) (time.Duration, error) {
 	if _, err := parseFloat(text); err == nil {
 		return 0, errors.New("expected a unit (ns, us, ms, s, m, h) after the number, such as 100ms")
 	}
 	v, err := time.ParseDuration(text)
 	switch {
+	case err != nil && durationText.MatchString(text):
+		return 0, Beyond(LimitMagnitude, errors.New("must be at most 2562047h, some 290 years"))
 	case err != nil:
 		return 0, errors.New("expected a duration with a unit (ns, us, ms, s, m, h), such as 100ms")
 	case v < 0:
@@ -146,7 +158,7 @@ func parseSize(text string) (int64, error) {
 		case v < 0:
 			return 0, errors.New("must not be negative")
 		case bytes != math.Trunc(bytes) || bytes > 1<<53:
-			return 0, errors.New("must be a whole number of bytes, at most 8388608GiB")
+			return 0, Beyond(LimitMagnitude, errors.New("must be a whole number of bytes, at most 8388608GiB"))
 		}
 		return int64(bytes), nil
 	}
@@ -169,6 +181,9 @@ func parseURL(text string, schemes []string) (string, error) {
 		return "", nil
 	}
 	rule := fmt.Errorf("must be a URL that starts with %s", alternatives(schemes, "://"))
+	if slices.ContainsFunc(schemes, func(s string) bool { return strings.HasPrefix(text, s+"://") }) {
+		rule = Beyond(LimitURL, rule)
+	}
 	u, err := url.Parse(text)
 	if err != nil || u.Opaque != "" || !slices.Contains(schemes, u.Scheme) {
 		return "", rule

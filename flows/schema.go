@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// keyTests is the key of the flow tests.
+const keyTests = "tests"
+
 // Reference declares every key of a flow file, for those who generate documentation or a schema from it. The entries of
 // a [KindMap] are declared by its Fields; a stage's own keys are declared by the stage's package.
 func Reference() Fields {
@@ -50,6 +53,7 @@ func (f *File) fields(t *tree) Fields {
 				finish: func(w *Flow, n *Node, c decoding) { w.finish(f, n, c) },
 			},
 		}, nil),
+		Any(keyTests, &f.Tests, "flow tests, which pulseflow test runs and run ignores; variables are not replaced in them"),
 	}
 }
 
@@ -117,6 +121,13 @@ func (r *Redis) fields() Fields {
 	}
 }
 
+func (r *Redis) finish(n *Node, c decoding) {
+	r.Pos = c.at
+	if n != nil {
+		r.Pos = n.pos
+	}
+}
+
 func (r *Redis) checkURL() error {
 	u, err := url.Parse(r.URL)
 	if err != nil || r.URL == "" {
@@ -125,12 +136,12 @@ func (r *Redis) checkURL() error {
 	database := strings.Trim(u.Path, "/")
 	if u.Scheme == "unix" {
 		if u.Path == "" {
-			return errors.New("must name a socket, as in unix:///run/redis.sock")
+			return Beyond(LimitURL, errors.New("must name a socket, as in unix:///run/redis.sock"))
 		}
 		database = u.Query().Get("db")
 	}
 	if _, err := strconv.ParseUint(database, 10, 31); err != nil && database != "" {
-		return errors.New("must end in the number of a database, as in redis://localhost:6379/0")
+		return Beyond(LimitURL, errors.New("must end in the number of a database, as in redis://localhost:6379/0"))
 	}
 	return nil
 }
@@ -311,7 +322,7 @@ func (b *Breaker) fields() Fields {
 // idle refuses a setting of a breaker that is none.
 func (b *Breaker) idle(given bool) error {
 	if given && b.Threshold == 0 {
-		return errors.New("has no effect without threshold")
+		return errors.New("has no effect without threshold: give that too, or remove this")
 	}
 	return nil
 }
@@ -329,7 +340,7 @@ func (s *Silence) fields() Fields {
 
 func (s *Silence) checkStep() error {
 	if s.Step && s.After == 0 {
-		return errors.New("has no effect without after")
+		return errors.New("has no effect without after: give that too, or remove this")
 	}
 	return nil
 }

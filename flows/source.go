@@ -48,7 +48,7 @@ func (s source) at(line, column int) Position {
 // readable refuses what the YAML parser would refuse without saying where, or read differently from an editor.
 func (s source) readable() bool {
 	if len(s.text) > maxFileSize {
-		s.diags.Errorf(Position{File: s.name}, "the file is larger than 1 MiB")
+		s.diags.Beyondf(Position{File: s.name}, LimitExtent, "the file is larger than 1 MiB: split it")
 		return false
 	}
 	line, column := 1, 1
@@ -56,13 +56,13 @@ func (s source) readable() bool {
 		r, size := utf8.DecodeRune(s.text[i:])
 		switch {
 		case r == utf8.RuneError && size == 1:
-			s.diags.Errorf(s.at(line, column), "byte 0x%02X is not valid UTF-8", s.text[i])
+			s.diags.Errorf(s.at(line, column), "byte 0x%02X is not valid UTF-8: save the file as UTF-8", s.text[i])
 			return false
 		case r == '\n':
 			line, column = line+1, 0
 		case r == '\t', r == '\r' && bytes.HasPrefix(s.text[i+1:], []byte("\n")):
 		case r < ' ', r >= 0x7F && r < 0xA0, r == 0x2028, r == 0x2029, r == 0xFEFF, r == 0xFFFE, r == 0xFFFF:
-			s.diags.Errorf(s.at(line, column), "the control character %U is not allowed", r)
+			s.diags.Beyondf(s.at(line, column), LimitSpelling, "the control character %U is not allowed: remove it, or write an escape in double quotes", r)
 			return false
 		}
 		i += size
@@ -79,10 +79,10 @@ func (s source) parse() *yaml.Node {
 		s.syntaxError(err)
 		return nil
 	case first == nil:
-		s.diags.Errorf(Position{File: s.name}, "the file is empty")
+		s.diags.Errorf(Position{File: s.name}, "the file is empty: it needs at least version and flows")
 		return nil
 	case second != nil:
-		s.diags.Errorf(s.at(second.Line, second.Column), "a second document starts here: a file holds only one")
+		s.diags.Errorf(s.at(second.Line, second.Column), "a second document starts here, and a file holds only one: remove the ---, or move it to a file of its own")
 		return nil
 	}
 	return first.Content[0]
@@ -114,6 +114,7 @@ type tree struct {
 	nodes  int                  // built so far, counting each alias as all that it stands for
 	values int                  // bytes that variables brought in
 	full   bool                 // a limit was hit, and reported
+	raw    bool                 // variables are not replaced in what is being built
 	cursor cursor               // the last place that was looked up
 }
 
@@ -121,7 +122,12 @@ func (t *tree) position(y *yaml.Node) Position { return t.at(y.Line, y.Column) }
 
 // refuse reports a fault and returns a node that nobody will complain about again.
 func (t *tree) refuse(y *yaml.Node, format string, args ...any) *Node {
-	t.diags.Errorf(t.position(y), format, args...)
+	return t.refuseBeyond(y, "", format, args...)
+}
+
+// refuseBeyond is refuse about what a JSON Schema cannot say.
+func (t *tree) refuseBeyond(y *yaml.Node, limit Limit, format string, args ...any) *Node {
+	t.diags.Beyondf(t.position(y), limit, format, args...)
 	return &Node{pos: t.position(y)}
 }
 
@@ -131,7 +137,7 @@ func (t *tree) build(y *yaml.Node, depth int) *Node {
 	}
 	if depth > maxDepth {
 		t.full = true
-		return t.refuse(y, "nested more than %d deep", maxDepth)
+		return t.refuseBeyond(y, LimitExtent, "nested more than %d deep: remove levels", maxDepth)
 	}
 	if y.Kind == yaml.AliasNode {
 		return t.alias(y, depth)
@@ -139,7 +145,7 @@ func (t *tree) build(y *yaml.Node, depth int) *Node {
 	t.nodes++
 	if t.nodes > maxNodes {
 		t.full = true
-		return t.refuse(y, "the file holds more than %d values", maxNodes)
+		return t.refuseBeyond(y, LimitExtent, "the file holds more than %d values: split it", maxNodes)
 	}
 	t.open[y] = true
 	n := t.content(y, depth)
@@ -153,7 +159,7 @@ func (t *tree) build(y *yaml.Node, depth int) *Node {
 // alias puts the anchor's node in the place of an alias. The node is shared, not copied; its size counts again.
 func (t *tree) alias(y *yaml.Node, depth int) *Node {
 	if t.open[y.Alias] {
-		return t.refuse(y, "alias *%s is part of what it stands for", shorten(y.Value))
+		return t.refuse(y, "alias *%s is part of what it stands for: write out what is meant", shorten(y.Value))
 	}
 	n, ok := t.built[y.Alias]
 	if !ok {
@@ -162,7 +168,8 @@ func (t *tree) alias(y *yaml.Node, depth int) *Node {
 	t.nodes += n.size
 	if t.nodes > maxNodes || depth+n.height-1 > maxDepth {
 		t.full = true
-		return t.refuse(y, "alias *%s makes the file too large: the limit is %d values, nested at most %d deep",
+		return t.refuseBeyond(y, LimitExtent,
+			"alias *%s makes the file too large: the limit is %d values, nested at most %d deep: use fewer aliases",
 			shorten(y.Value), maxNodes, maxDepth)
 	}
 	return n
@@ -170,7 +177,7 @@ func (t *tree) alias(y *yaml.Node, depth int) *Node {
 
 func (t *tree) content(y *yaml.Node, depth int) *Node {
 	if y.Style&yaml.TaggedStyle != 0 {
-		return t.refuse(y, "tag %s is not supported: write the value without a tag", shorten(y.Tag))
+		return t.refuseBeyond(y, LimitSpelling, "tag %s is not supported: write the value without a tag", shorten(y.Tag))
 	}
 	n := &Node{pos: t.position(y), size: 1, height: 1}
 	switch y.Kind {
@@ -205,14 +212,17 @@ func (t *tree) scalar(n *Node, y *yaml.Node) {
 
 // interpolate replaces the variables of a scalar, and reports a fault at the variable's own place.
 func (t *tree) interpolate(n *Node) {
+	if t.raw {
+		return
+	}
 	result := interpolate(n.text, t.env)
 	for _, v := range result.vars {
 		if t.values += len(v.value); t.values > maxFileSize && result.fault == "" {
-			result.fault = "the variables of the file bring in more than 1 MiB"
+			result.fault, result.limit = "the variables of the file bring in more than 1 MiB: shorten their values", LimitVariable
 		}
 	}
 	if result.fault != "" {
-		t.diags.Errorf(t.variablePosition(n.pos, result.part), "%s", result.fault)
+		t.diags.Beyondf(t.variablePosition(n.pos, result.part), result.limit, "%s", result.fault)
 		n.shape = unusable
 		return
 	}
@@ -279,7 +289,10 @@ func (t *tree) mapping(n *Node, y *yaml.Node, depth int) {
 			continue
 		}
 		key := t.key(n, k)
+		outer := t.raw
+		t.raw = outer || depth == 1 && key != nil && key.text == keyTests
 		value := t.child(n, v, depth)
+		t.raw = outer
 		if key != nil {
 			n.pairs = append(n.pairs, pair{key: key, value: value})
 		}
@@ -321,8 +334,12 @@ func (t *tree) key(parent *Node, y *yaml.Node) *Node {
 	if y.Kind == yaml.AliasNode {
 		target = y.Alias
 	}
-	if target.Kind != yaml.ScalarNode || target.Style&yaml.TaggedStyle != 0 {
+	switch {
+	case target.Kind != yaml.ScalarNode:
 		t.refuse(y, "a key must be a plain name")
+		return nil
+	case target.Style&yaml.TaggedStyle != 0:
+		t.refuseBeyond(y, LimitSpelling, "a key must be a plain name, without a tag")
 		return nil
 	}
 	parent.size++

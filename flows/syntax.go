@@ -79,7 +79,7 @@ func explain(problem, row string, end int) (offset int, message string) {
 	if m := alias.FindStringSubmatch(problem); m != nil {
 		name := shorten(m[1])
 		return max(strings.Index(row, "*"+m[1]), 0),
-			fmt.Sprintf("*%s stands for nothing: no anchor &%s comes before it", name, name)
+			fmt.Sprintf("*%s stands for nothing: no anchor &%s comes before it: write out what is meant, or put it in quotes", name, name)
 	}
 	noticed := row[:min(end+1, len(row))]
 	switch problem {
@@ -91,7 +91,7 @@ func explain(problem, row string, end int) (offset int, message string) {
 	case "found character that cannot start any token":
 		at := max(strings.LastIndexAny(noticed, "@`%\t"), start)
 		first, _ := utf8.DecodeRuneInString(row[at:])
-		return at, fmt.Sprintf("a value cannot start with %q without quotes", first)
+		return at, fmt.Sprintf("a value that starts with %q needs quotes", first)
 	case "did not find expected ',' or '}'", "did not find expected ',' or ']'":
 		if i := strings.Index(row, "${"); i >= 0 {
 			return i, "a ${...} inside { } or [ ] needs quotes"
@@ -109,7 +109,9 @@ func explain(problem, row string, end int) (offset int, message string) {
 	case "did not find expected node content":
 		return end, "expected a value"
 	case "found unexpected end of stream":
-		return end, "the quotes that open here are never closed"
+		return end, "the quotes that open here are never closed: add the closing one"
+	case "found unknown escape character":
+		return end, `in double quotes, \ starts an escape, and YAML has no such one: write \\ for a plain \, or use single quotes`
 	}
 	return end, problem
 }

@@ -1,9 +1,13 @@
 package flows
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"math"
+	"regexp"
 	"slices"
+	"strings"
 )
 
 // value is the binding of a field to a variable.
@@ -45,21 +49,38 @@ func (s *scalar[T]) read(c decoding, f *Field, n *Node) (v T, ok bool) {
 		c.errorf(n.pos, "%s has no value: give it one or remove the key", f.Name)
 		return v, false
 	case n.shape != scalarNode:
-		c.invalid(f, n, "expected "+article(f.Kind))
+		c.invalid(f, n, "expected "+article(f.Kind), "")
 		return v, false
 	}
 	if s.typed != nil && len(n.vars) == 0 {
 		if rule, hint := s.typed(n); rule != "" {
-			c.errorf(n.pos, "%s: %s: %s", f.Name, n.complaint(rule, f.Secret), hint)
+			c.beyondf(n.pos, f.spelling(n), "%s: %s: %s", f.Name, n.complaint(rule, f.Secret), hint)
 			return v, false
 		}
 	}
 	v, err := s.accept(f, n.text)
 	if err != nil {
-		c.invalid(f, n, err.Error()+suggestion(f, n.text))
+		c.invalid(f, n, err.Error()+suggestion(f, n.text), cmp.Or(limitOf(err), f.spelling(n)))
 	}
 	return v, err == nil
 }
+
+// spelling returns LimitSpelling when the value is refused for how it is written, while YAML has one for it that the
+// field's schema takes.
+func (f *Field) spelling(n *Node) Limit {
+	v, ok := n.number()
+	switch {
+	case f.Kind == KindBoolean && n.quoted && yesNo.MatchString(n.text):
+	case f.Kind == KindBoolean && ok && (v == 0 || v == 1):
+	case f.Kind == KindInteger && ok && v == math.Trunc(v) && math.Abs(v) < 1<<63:
+	case f.Kind == KindNumber && ok && !math.IsInf(v, 0) && !math.IsNaN(v):
+	default:
+		return ""
+	}
+	return LimitSpelling
+}
+
+var yesNo = regexp.MustCompile(yesNoPattern)
 
 func suggestion(f *Field, text string) string {
 	if f.Secret {
@@ -110,10 +131,18 @@ func (s *scalar[T]) accept(f *Field, text string) (T, error) {
 		}
 		limit, err := s.parse(b.limit)
 		if err == nil && b.broken(s.compare(v, limit)) {
-			return none, errors.New(b.rule + s.format(limit))
+			return none, f.bound(text, errors.New(b.rule+s.format(limit)))
 		}
 	}
 	return v, nil
+}
+
+// bound marks the error of a bound that a schema cannot say: all of a duration's or a size's but that it is not zero.
+func (f *Field) bound(text string, err error) error {
+	if (f.Kind == KindDuration || f.Kind == KindSize) && strings.ContainsAny(text, "123456789") {
+		return Beyond(LimitMagnitude, err)
+	}
+	return err
 }
 
 func (s *scalar[T]) absent(f *Field) {
@@ -176,7 +205,7 @@ func (s *stringList) decode(c decoding, f *Field, n *Node) bool {
 
 func (s *stringList) read(c decoding, f *Field, n *Node) (texts []string, ok bool) {
 	if n.shape != listNode {
-		c.invalid(f, n, "expected a list of strings")
+		c.invalid(f, n, "expected a list of strings", "")
 		return nil, false
 	}
 	texts, ok = make([]string, len(n.items)), true
@@ -241,7 +270,7 @@ type namedTexts struct{ dst *[]Named }
 
 func (t *namedTexts) decode(c decoding, f *Field, n *Node) bool {
 	if n.shape != mappingNode && !n.isNull() {
-		c.invalid(f, n, "expected a "+f.Kind.String()+" by name")
+		c.invalid(f, n, "expected a "+f.Kind.String()+" by name", "")
 		return false
 	}
 	if len(n.pairs) == 0 && f.Required {
@@ -287,7 +316,7 @@ type object struct{}
 
 func (object) decode(c decoding, f *Field, n *Node) bool {
 	if !n.isNull() && n.shape != mappingNode {
-		c.invalid(f, n, "expected a mapping")
+		c.invalid(f, n, "expected a mapping", "")
 		f.value.absent(f)
 		return false
 	}

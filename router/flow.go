@@ -11,6 +11,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 
+	"github.com/mjdevaccount/pulseflow/event"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
 
@@ -34,6 +35,7 @@ type flow struct {
 	log       *slog.Logger
 	watch     FlowObserver
 	publisher message.Publisher
+	trace     func(*event.Event) *stages.Trace // nil when nothing is traced
 
 	sub     message.Subscriber
 	router  *message.Router
@@ -45,7 +47,7 @@ type flow struct {
 	stages  []stages.Named
 	counts  *counts
 	lost    atomic.Int64 // of counts.lost, those of this flow
-	started bool // subscribed
+	started bool         // subscribed
 	drained func() error
 }
 
@@ -59,7 +61,7 @@ func (c *counts) settled(o stages.Outcome) { c.outcomes[o].Add(1) }
 
 func buildFlow(plan FlowPlan, deps Deps) (f *flow, err error) {
 	f = &flow{
-		plan: plan, clock: deps.Clock, watch: deps.Observe(plan.Name, plan.Topic),
+		plan: plan, clock: deps.Clock, trace: deps.Trace, watch: deps.Observe(plan.Name, plan.Topic),
 		publisher: deps.Transport.Publisher(), done: make(chan struct{}), workers: newWorkers(), counts: new(counts),
 		log: deps.Logger.With("flow", plan.Name, "stream", plan.Topic),
 	}

@@ -77,10 +77,12 @@ func (c *circles) report(first int) {
 	way.WriteString(c.plan.Flows[first].Name)
 	pos := c.plan.File.Flows[first].Pos
 	if ends {
-		c.diags.Warnf(pos, CodeFlowLoop, "flows publish in a circle: %s: an event runs in it until a stage stops it", &way)
+		c.diags.Warnf(pos, CodeFlowLoop,
+			"flows publish in a circle: %s: an event runs in it until a stage stops it: allow it here if that is meant", &way)
 		return
 	}
-	c.diags.Errorf(pos, "flows publish in a circle: %s: each event would run in it for ever", &way)
+	c.diags.Beyondf(pos, flows.LimitReference,
+		"flows publish in a circle: %s: each event would run in it for ever: let one of them publish elsewhere", &way)
 }
 
 // stops reports whether a stage of the flow may end an event's way.

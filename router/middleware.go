@@ -27,6 +27,9 @@ func (f *flow) observe(next message.HandlerFunc) message.HandlerFunc {
 			e = event.Decoder{}.Decode(msg.UUID, msg.Payload)
 		}
 		d := &stages.Delivery{Context: ctx, Event: e}
+		if f.trace != nil {
+			d.Trace = f.trace(e)
+		}
 		msg.SetContext(d)
 		if e.Err == nil {
 			f.watch.Lag(max(0, f.clock.Now().Sub(event.At(e.Time))))
@@ -79,7 +82,11 @@ func (f *flow) retry(next message.HandlerFunc) message.HandlerFunc {
 			}
 			f.watch.Retried()
 			f.log.Debug("retrying event", "stage", d.Stage, "event_id", d.Event.ID, "attempt", d.Attempts, "err", err)
-			if f.clock.Sleep(f.stopped, jittered(wait, f.plan.Retry.Jitter)) != nil {
+			pause := jittered(wait, f.plan.Retry.Jitter)
+			if d.Trace != nil {
+				d.Trace.Note("tried again after %s", pause)
+			}
+			if f.clock.Sleep(f.stopped, pause) != nil {
 				return nil, err
 			}
 			wait = min(time.Duration(float64(wait)*f.plan.Retry.Multiplier), f.plan.Retry.MaxInterval)
@@ -109,6 +116,9 @@ func (f *flow) recoverPanics(next message.HandlerFunc) message.HandlerFunc {
 				p := &stages.PanicError{Value: v, Stack: debug.Stack()}
 				f.log.Error("stage panicked", "stage", d.Stage, "event_id", d.Event.ID, "err", p,
 					slog.String("stack", string(p.Stack)))
+				if d.Trace != nil {
+					d.Trace.Panicked(p)
+				}
 				out, err = nil, p
 			}
 		}()

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/mjdevaccount/pulseflow/event"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
 
@@ -22,6 +23,8 @@ type Deps struct {
 	// Observe returns the observer of one flow; topic is its stream without
 	// namespace.
 	Observe func(flow, topic string) FlowObserver
+	// Trace returns the trace of an event, nil for none; a nil function traces none.
+	Trace func(*event.Event) *stages.Trace
 	// Clock is the time flows live by; nil is the system's.
 	Clock stages.Clock
 	// Logger receives what operators should see; nil discards it.

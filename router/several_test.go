@@ -293,7 +293,7 @@ func TestLoops(t *testing.T) {
 		"filtered": {
 			flow("a", "s1", "{filter: {when: true}}", "s2") + flow("b", "s2", pass, "s1"),
 			`flows.yaml:3:3: warning: flows publish in a circle: a -> s2 -> b -> s1 -> a: an event runs in it until a stage stops ` +
-				`it [flow-loop]`,
+				`it: allow it here if that is meant [flow-loop]`,
 		},
 		"routed": {
 			flow("a", "s1", `{route: {to: {s2: key == \"x\"}}}`, "s9") + flow("b", "s2", pass, "s1"), `[flow-loop]`,

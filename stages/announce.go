@@ -31,11 +31,11 @@ type announcer struct {
 }
 
 // announce enqueues the provider's state, where that is due, and returns when it is
-// written; ended is told the result.
-func (a *announcer) announce(enqueue func(RateState) (wait func() error, err error), ended func(error)) error {
+// written; ended is told the result. It reports whether it was due.
+func (a *announcer) announce(enqueue func(RateState) (wait func() error, err error), ended func(error)) (bool, error) {
 	wait, err := a.next(enqueue)
 	if wait == nil || err != nil {
-		return err
+		return false, err
 	}
 	err = wait()
 	ended(err)
@@ -45,7 +45,7 @@ func (a *announcer) announce(enqueue func(RateState) (wait func() error, err err
 		a.known = false
 		a.mu.Unlock()
 	}
-	return err
+	return true, err
 }
 
 // outdated reports whether something was announced that stands no more, or may not

@@ -31,22 +31,54 @@ type Named struct {
 func Middlewares(built []Named) []message.HandlerMiddleware {
 	list := make([]message.HandlerMiddleware, len(built))
 	for i, n := range built {
-		list[i] = n.middleware
+		list[i] = func(next message.HandlerFunc) message.HandlerFunc { return n.middleware(i+1, next) }
 	}
 	return list
 }
 
-func (n Named) middleware(next message.HandlerFunc) message.HandlerFunc {
+func (n Named) middleware(index int, next message.HandlerFunc) message.HandlerFunc {
 	inner := n.Stage.Middleware(func(msg *message.Message) ([]*message.Message, error) {
+		d := From(msg.Context())
+		if d.Trace != nil {
+			return n.tracedNext(d, next, msg)
+		}
 		out, err := next(msg)
 		if err == nil {
 			// Back from the stages behind: what fails now fails here.
-			From(msg.Context()).Stage = n.Kind
+			d.Stage = n.Kind
 		}
 		return out, err
 	})
 	return func(msg *message.Message) ([]*message.Message, error) {
-		From(msg.Context()).Stage = n.Kind
-		return inner(msg)
+		d := From(msg.Context())
+		d.Stage = n.Kind
+		if d.Trace == nil {
+			return inner(msg)
+		}
+		step := d.Trace.enter(n.Kind, index, d.Attempts)
+		out, err := inner(msg)
+		d.Trace.leave(step, err)
+		return out, err
 	}
+}
+
+// tracedNext calls what is behind the stage, and says so in the trace, also when that
+// panics.
+func (n Named) tracedNext(
+	d *Delivery, next message.HandlerFunc, msg *message.Message,
+) (out []*message.Message, err error) {
+	step := d.Trace.pass()
+	returned := false
+	defer func() {
+		if !returned {
+			d.Trace.unwind(step)
+		}
+	}()
+	out, err = next(msg)
+	returned = true
+	if err == nil {
+		d.Stage = n.Kind
+	}
+	d.Trace.back(step, err)
+	return out, err
 }

@@ -14,6 +14,13 @@ type Clock interface {
 	Sleep(ctx context.Context, d time.Duration) error
 }
 
+// Waiter is implemented by a Clock that has to know who waits for something else
+// than time, as one does that passes only when everybody waits.
+type Waiter interface {
+	// Wait returns nil once ready is closed, and ctx.Err() when ctx ends first.
+	Wait(ctx context.Context, ready <-chan struct{}) error
+}
+
 // SystemClock is the Clock of the machine.
 type SystemClock struct{}
 

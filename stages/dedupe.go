@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -65,7 +66,7 @@ func (c *DedupeConfig) Fields() flows.Fields {
 func (c *DedupeConfig) Validate(s Scope, d *flows.Diagnostics) {
 	key, err := parseKey(c.Key)
 	if err != nil {
-		s.Report(d, "key", err.Error())
+		s.ReportBeyond(d, flows.LimitExpression, "key", err.Error())
 	}
 	c.key = key
 	if slices.Contains(s.Before, "rate-apply") {
@@ -89,13 +90,30 @@ func (c *DedupeConfig) Build(deps Deps) (Stage, error) {
 			return nil, err
 		}
 	}
-	return &dedupe{setting: c.Key, key: key, seen: store}, nil
+	return &dedupe{key: key, seen: store, template: c.Key, ttl: c.TTL}, nil
 }
 
 type dedupe struct {
-	setting string // the file's, which key was made of
-	key     keyFunc
-	seen    SeenStore
+	key      keyFunc
+	seen     SeenStore
+	template string // the key setting
+	ttl      time.Duration
+}
+
+// show makes a key readable: a digest is bytes.
+func (s *dedupe) show(key string) string {
+	if !utf8.ValidString(key) {
+		return fmt.Sprintf("%x", key)
+	}
+	return strconv.Quote(key)
+}
+
+// remembered says for how long a committed key is kept.
+func (s *dedupe) remembered() string {
+	if s.ttl == 0 {
+		return "key remembered until evicted"
+	}
+	return "key remembered for " + s.ttl.String()
 }
 
 var _ Stage = (*dedupe)(nil)
@@ -108,6 +126,9 @@ func (s *dedupe) Middleware(next message.HandlerFunc) message.HandlerFunc {
 		if key == "" {
 			// An event without the fields the template names is like no other: to take it
 			// for a duplicate would lose it.
+			if d.Trace != nil {
+				d.Trace.Note("passes as new: it lacks a field of the key %s", s.template)
+			}
 			return next(msg)
 		}
 		fresh, err := s.seen.Reserve(d, key)
@@ -116,13 +137,22 @@ func (s *dedupe) Middleware(next message.HandlerFunc) message.HandlerFunc {
 		}
 		if !fresh {
 			d.Outcome = OutcomeDuplicate
+			if d.Trace != nil {
+				d.Trace.Note("handled before: key %s, %s", s.template, s.show(key))
+			}
 			return nil, nil
+		}
+		if d.Trace != nil {
+			d.Trace.Note("first seen: key %s, %s", s.template, s.show(key))
 		}
 		committed := false
 		// Also on a panic: a key that stayed reserved would block its redelivery.
 		defer func() {
 			if !committed {
 				s.seen.Release(key)
+				if d.Trace != nil {
+					d.Trace.Note("key released: the event is new when it comes again")
+				}
 			}
 		}()
 		if out, err = next(msg); err != nil {
@@ -132,6 +162,9 @@ func (s *dedupe) Middleware(next message.HandlerFunc) message.HandlerFunc {
 			return nil, fmt.Errorf("commit key: %w", err)
 		}
 		committed = true
+		if d.Trace != nil {
+			d.Trace.Note("%s", s.remembered())
+		}
 		return out, nil
 	}
 }
@@ -184,7 +217,7 @@ func parseKeyTemplate(template string) (keyFunc, error) {
 		}
 		name, after, closed := strings.Cut(tail, "}")
 		if !closed {
-			return nil, fmt.Errorf("template %q: a brace is not closed", template)
+			return nil, fmt.Errorf("template %q: a brace is not closed: add the }", template)
 		}
 		field, ok := keyField(name)
 		if !ok {

@@ -55,6 +55,8 @@ type Delivery struct {
 	// feedback is the event as a feedback event once a stage has found it to be one.
 	feedback   event.Feedback
 	isFeedback bool
+	// Trace collects what the stages do; nil unless somebody asked.
+	Trace *Trace
 	// Adjustment is what handle decided and rate-apply applies; nil before.
 	Adjustment *Adjustment
 	// received is the decoded entry, once Event is another.

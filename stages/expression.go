@@ -98,7 +98,7 @@ func (s Scope) expression(d *flows.Diagnostics, key string, node *flows.Node, so
 			text = origin + ": " + text
 		}
 	}
-	d.Errorf(pos, "%s: %s: %s", s.Where(), key, text)
+	d.Beyondf(pos, flows.LimitExpression, "%s: %s: %s", s.Where(), key, text)
 	return nil
 }
 
@@ -169,8 +169,16 @@ func placed(err error) (at int, text error) {
 // readable replaces Go's names of types by those of JSON.
 func readable(text string) string {
 	text, _, _ = strings.Cut(text, "\n")
+	if text == "unexpected token EOF" {
+		return "the expression ends too early: write what is to follow"
+	}
+	if m := unexpected.FindStringSubmatch(text); m != nil {
+		return fmt.Sprintf("%q cannot stand here: check what is in front of it", m[1])
+	}
 	return typeNames.Replace(text)
 }
+
+var unexpected = regexp.MustCompile(`^unexpected token [A-Za-z]+\("(.*)"\)$`)
 
 var typeNames = strings.NewReplacer(
 	"map[string]interface {}", "object", "map[string]string", "object", "[]interface {}", "list", "interface {}", "value",

@@ -165,7 +165,7 @@ func TestRouteFailures(t *testing.T) {
 		`{to: {telemetry.feedback: true}}`: `8:22: flow "feedback": stage 1 (route): topic "telemetry.feedback": the flow would ` +
 			`read what it publishes`,
 		`{to: {"a b": true}}`:                       `topic "a b": must be made of letters`,
-		`{to: {ops.a: true}, keys: {ops.b: k}}`:     `"ops.b" is not among the topics`,
+		`{to: {ops.a: true}, keys: {ops.b: k}}`:     `"ops.b" must be among the topics`,
 		`{to: {ops.a: true}, keys: {ops.a: "a b"}}`: `keys: ops.a: must be a key without spaces`,
 		`{to: {ops.a: payload.x, ops.a: true}}`:     `duplicate key "ops.a"`,
 		`{to: {ops.a: true}, otherwise: "a b"}`:     `topic "a b"`,

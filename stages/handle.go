@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -70,10 +71,11 @@ func (c *HandleConfig) SetsPolicy() (string, Policy) {
 // Validate implements Config.
 func (c *HandleConfig) Validate(s Scope, d *flows.Diagnostics) {
 	if c.NeedsProviders() && len(s.Providers) > 0 && !slices.Contains(s.Providers, c.Provider) {
-		s.Report(d, "provider", unknown("provider", c.Provider, s.Providers))
+		s.ReportBeyond(d, flows.LimitReference, "provider", unknown("provider", c.Provider, s.Providers))
 	}
 	if c.Policy.Soft > c.Policy.OK || c.Policy.Hard > c.Policy.Soft {
-		s.Warn(d, "policy", CodePolicyOrder, "policy gives a worse level the higher scale: pressure would raise the rate")
+		s.Warn(d, "policy", CodePolicyOrder, "policy gives a worse level the higher scale, so pressure would raise the rate: "+
+			"let ok be the highest and hard the lowest")
 	}
 }
 
@@ -124,6 +126,10 @@ func handleFeedback(_ context.Context, d *Delivery, c HandleConfig, deps Deps) e
 	d.Adjustment = &Adjustment{
 		Provider: c.Provider, Coordinator: fb.CoordinatorID,
 		Level: fb.Level, Policy: c.Policy, Time: fb.Time,
+	}
+	if d.Trace != nil {
+		d.Trace.Note("level %s → scale %g for %s; coordinator %s, queue %d of %d", fb.Level, c.Policy.Scale(fb.Level),
+			c.Provider, strconv.Quote(fb.CoordinatorID), fb.QueueSize, fb.Capacity)
 	}
 	return nil
 }

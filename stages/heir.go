@@ -49,7 +49,7 @@ type ReadsFiles interface{ Files() []File }
 // Inherit implements Heir: keys mean the same where the key setting does.
 func (s *dedupe) Inherit(former Stage) bool {
 	f, ok := former.(*dedupe)
-	if !ok || f.setting != s.setting {
+	if !ok || f.template != s.template {
 		return false
 	}
 	mine, ok := s.seen.(*MemoryStore)

@@ -56,14 +56,14 @@ func (c *MapConfig) Fields() flows.Fields {
 
 func (c *MapConfig) checkPayload() error {
 	if c.Payload != "" && len(c.Set)+len(c.Remove) > 0 {
-		return errors.New("is the whole payload: set and remove do not go with it")
+		return errors.New("is the whole payload, so set and remove do not go with it: remove them, or this")
 	}
 	return nil
 }
 
 func (c *MapConfig) checkSchema() error {
 	if c.Schema == event.SchemaEnvelope {
-		return errors.New("must be the id of an event type")
+		return flows.Beyond(flows.LimitReference, errors.New("must be the id of an event type, which the envelope is not"))
 	}
 	return nil
 }
@@ -81,7 +81,7 @@ func (c *MapConfig) Validate(s Scope, d *flows.Diagnostics) {
 		c.set = append(c.set, s.expression(d, "set: "+m.Name, s.Node.Get("set").Get(m.Name), m.Text, anyResult))
 	}
 	if c.Payload == "" && c.Key == "" && c.Schema == "" && len(c.Set)+len(c.Remove) == 0 {
-		d.Errorf(s.Pos, "%s: changes nothing: give payload, set, remove, key or schema", s.Where())
+		d.Beyondf(s.Pos, flows.LimitNeighbour, "%s: changes nothing: give payload, set, remove, key or schema", s.Where())
 	}
 }
 

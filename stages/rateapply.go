@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -69,15 +70,15 @@ func (c *RateApplyConfig) NeedsProviders() bool { return true }
 // Validate implements Config.
 func (c *RateApplyConfig) Validate(s Scope, d *flows.Diagnostics) {
 	if c.Publish == "" && c.PublishKey != "" {
-		s.Report(d, "publish_key", "needs publish: the topic names the stream in metrics")
+		s.ReportBeyond(d, flows.LimitNeighbour, "publish_key", "needs publish: the topic names the stream in metrics")
 	}
 	if c.Publish != "" {
 		if c.key = s.Key(c.Publish, c.PublishKey); c.key == s.SourceKey {
-			s.Report(d, "publish", "the flow would read what it publishes, for ever: name another stream")
+			s.ReportBeyond(d, flows.LimitReference, "publish", "the flow would read what it publishes, for ever: name another stream")
 		}
 	}
 	if !slices.Contains(s.Before, "handle") {
-		d.Errorf(s.Pos, "%s: a handle stage must stand before it, to decide what to apply", s.Where())
+		d.Beyondf(s.Pos, flows.LimitReference, "%s: a handle stage must stand before it, to decide what to apply", s.Where())
 	}
 }
 
@@ -133,9 +134,16 @@ func (s *rateApply) Middleware(next message.HandlerFunc) message.HandlerFunc {
 		if state.Stale {
 			s.deps.Observer.RateStale(a.Provider)
 		}
+		if d.Trace != nil {
+			d.Trace.Note("%s", applied(a, state))
+		}
 		if s.config.Publish != "" {
-			if err := s.announce(d, s.announcer(a.Provider), a.Provider, a.Time); err != nil {
+			published, err := s.announce(d, s.announcer(a.Provider), a.Provider, a.Time)
+			if err != nil {
 				return nil, fmt.Errorf("publish %s: %w", s.config.Publish, err)
+			}
+			if d.Trace != nil && !published {
+				d.Trace.Note("nothing to publish on %s: %s is what was published last", s.config.Publish, a.Provider)
 			}
 		}
 		return next(msg)
@@ -146,6 +154,15 @@ func (s *rateApply) Middleware(next message.HandlerFunc) message.HandlerFunc {
 // length, in bytes.
 const announcementSize = 384
 
+// applied words what an adjustment did.
+func applied(a *Adjustment, state RateState) string {
+	if state.Stale {
+		return fmt.Sprintf("older than what coordinator %s last said: %s stays at level %s, scale %g",
+			strconv.Quote(a.Coordinator), a.Provider, state.Level, state.Scale)
+	}
+	return fmt.Sprintf("%s is at level %s, scale %g", a.Provider, state.Level, state.Scale)
+}
+
 // follow corrects what was announced once another process has changed the provider's
 // state: whichever process published last, the last word is the state that stands.
 func (s *rateApply) follow(provider string) error {
@@ -155,12 +172,13 @@ func (s *rateApply) follow(provider string) error {
 	if a == nil || !a.outdated() {
 		return nil
 	}
-	return s.announce(context.Background(), a, provider, event.Seconds(s.deps.Clock.Now()))
+	_, err := s.announce(context.Background(), a, provider, event.Seconds(s.deps.Clock.Now()))
+	return err
 }
 
-// announce publishes the provider's state, where that is due. Time is that of the
-// event it comes from.
-func (s *rateApply) announce(ctx context.Context, a *announcer, provider string, time float64) error {
+// announce publishes the provider's state, where that is due, and reports whether it
+// was. Time is that of the event it comes from.
+func (s *rateApply) announce(ctx context.Context, a *announcer, provider string, time float64) (published bool, err error) {
 	return a.announce(func(state RateState) (func() error, error) {
 		adj := event.RateAdjustment{Provider: provider, Scale: state.Scale, Reason: state.Level, Time: time}
 		env, err := adj.Envelope(s.deps.Clock.Now(), s.config.Track)

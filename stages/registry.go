@@ -94,7 +94,11 @@ func (r *Registry) Resolve(specs []flows.StageSpec, scope Scope, d *flows.Diagno
 		kind, ok := r.kinds[spec.Kind]
 		if !ok {
 			names := slices.Sorted(maps.Keys(r.kinds))
-			d.Errorf(spec.Pos, "flow %q: stage %d: %s", scope.Flow, spec.Index, unknown("stage", spec.Kind, names))
+			var limit flows.Limit
+			if len(spec.Config.Variables()) > 0 {
+				limit = flows.LimitVariable
+			}
+			d.Beyondf(spec.Pos, limit, "flow %q: stage %d: %s", scope.Flow, spec.Index, unknown("stage", spec.Kind, names))
 			continue
 		}
 		cfg := kind.New()

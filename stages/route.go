@@ -94,19 +94,19 @@ func (c *RouteConfig) Validate(s Scope, d *flows.Diagnostics) {
 		c.otherwise = &target
 	}
 	for name := range keys {
-		s.Report(d, "keys", fmt.Sprintf("%q is not among the topics of to and otherwise", name))
+		s.ReportBeyond(d, flows.LimitNeighbour, "keys", fmt.Sprintf("%q must be among the topics of to and otherwise", name))
 	}
 }
 
 // target resolves a topic and takes its key out of keys.
 func (c *RouteConfig) target(s Scope, d *flows.Diagnostics, topic string, keys map[string]string, node *flows.Node) Publication {
 	if err := flows.CheckStream(topic); err != nil {
-		d.Errorf(node.Pos(), "%s: topic %q: %v", s.Where(), topic, err)
+		d.Beyondf(node.Pos(), flows.LimitReference, "%s: topic %q: %v", s.Where(), topic, err)
 	}
 	p := Publication{Topic: topic, Key: s.Key(topic, keys[topic])}
 	delete(keys, topic)
 	if p.Key == s.SourceKey {
-		d.Errorf(node.Pos(), "%s: topic %q: the flow would read what it publishes, for ever: name another stream", s.Where(), topic)
+		d.Beyondf(node.Pos(), flows.LimitReference, "%s: topic %q: the flow would read what it publishes, for ever: name another stream", s.Where(), topic)
 	}
 	return p
 }

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -21,8 +23,12 @@ const maxSchemaFile = 1 << 20
 // References to other documents are refused: checking a file never reaches outside it.
 func schemaFile(path string) (compiled check, digest string, err error) {
 	f, err := os.Open(path)
+	var pathError *fs.PathError
+	if errors.As(err, &pathError) {
+		err = pathError.Err
+	}
 	if err != nil {
-		return nil, "", fmt.Errorf("open schema: %w", err)
+		return nil, "", fmt.Errorf("schema %s cannot be read: %w: paths start at the folder of the flow file", path, err)
 	}
 	defer f.Close()
 	src, err := io.ReadAll(io.LimitReader(f, maxSchemaFile+1))
@@ -58,7 +64,14 @@ func compileSchema(name string, src []byte) (*jsonschema.Schema, error) {
 	if err := c.AddResource(name, doc); err != nil {
 		return nil, err
 	}
-	return c.Compile(name)
+	schema, err := c.Compile(name)
+	var invalid *jsonschema.SchemaValidationError
+	var broken *jsonschema.ValidationError
+	if errors.As(err, &invalid) && errors.As(invalid.Err, &broken) {
+		// The library's own text names the file by a URL and takes many lines.
+		return nil, fmt.Errorf("not a JSON Schema: %w", describe(broken))
+	}
+	return schema, err
 }
 
 // schemaCheck validates payloads by schema. Its errors name pointer and rule, and
@@ -89,9 +102,24 @@ func describe(err *jsonschema.ValidationError) error {
 	switch k := leaf.ErrorKind.(type) {
 	case *kind.Type:
 		return fmt.Errorf("%s: must be %s (got %s)", pointer, strings.Join(k.Want, " or "), k.Got)
+	case *kind.Enum:
+		return fmt.Errorf("%s: must be one of %s", pointer, listed(k.Want))
 	case *kind.Required:
 		return fmt.Errorf("%s: %s is required", strings.TrimSuffix(pointer, "/")+"/", strings.Join(k.Missing, ", "))
 	default:
 		return fmt.Errorf("%s: breaks the rule %q", pointer, rule)
 	}
+}
+
+// listed writes the allowed values of a schema, which are no part of an event.
+func listed(values []any) string {
+	texts := make([]string, len(values))
+	for i, v := range values {
+		text, err := json.Marshal(v)
+		if err != nil {
+			text = []byte(fmt.Sprint(v))
+		}
+		texts[i] = string(text)
+	}
+	return strings.Join(texts, ", ")
 }

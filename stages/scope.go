@@ -26,6 +26,12 @@ func (s Scope) Report(d *flows.Diagnostics, key, message string) {
 	d.Errorf(s.At(key), "%s: %s: %s", s.Where(), key, message)
 }
 
+// ReportBeyond is Report about what the JSON Schema of the file cannot say, and so no
+// editor marks: see flows.Limits.
+func (s Scope) ReportBeyond(d *flows.Diagnostics, limit flows.Limit, key, message string) {
+	d.Beyondf(s.At(key), limit, "%s: %s: %s", s.Where(), key, message)
+}
+
 // Warn adds a warning about the named key to d. The code is what a user silences
 // it by.
 func (s Scope) Warn(d *flows.Diagnostics, key, code, message string) {

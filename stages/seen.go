@@ -64,11 +64,22 @@ func (s *MemoryStore) Reserve(ctx context.Context, key string) (bool, error) {
 			s.reserved[key] = wait
 		}
 		s.mu.Unlock()
-		select {
-		case <-wait:
-		case <-ctx.Done():
-			return false, ctx.Err()
+		if err := s.await(ctx, wait); err != nil {
+			return false, err
 		}
+	}
+}
+
+// await waits until ready is closed, or ctx ends.
+func (s *MemoryStore) await(ctx context.Context, ready <-chan struct{}) error {
+	if w, ok := s.clock.(Waiter); ok {
+		return w.Wait(ctx, ready)
+	}
+	select {
+	case <-ready:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -90,16 +90,16 @@ func (c *ValidateConfig) Validate(s Scope, d *flows.Diagnostics) {
 		compiled, digest, err := schemaFile(path)
 		c.files = append(c.files, File{Path: path, Digest: digest})
 		if err != nil {
-			s.Report(d, "files", fmt.Sprintf("%s: %v", t.track, err))
+			s.ReportBeyond(d, flows.LimitOutside, "files", fmt.Sprintf("%s: %v", t.track, err))
 			continue
 		}
 		c.checks[t.track] = compiled
 	}
 	if _, ok := c.checks[c.Track]; !ok && c.V1 == "" && c.V2 == "" {
-		s.Report(d, "schema", unknown("schema", c.Schema, slices.Sorted(maps.Keys(builtinChecks)))+
+		s.ReportBeyond(d, flows.LimitReference, "schema", unknown("schema", c.Schema, slices.Sorted(maps.Keys(builtinChecks)))+
 			"; give the file of another under files")
 	} else if !ok && !d.HasErrors() {
-		s.Report(d, "track", fmt.Sprintf("no schema of track %s: give its file under files", c.Track))
+		s.ReportBeyond(d, flows.LimitNeighbour, "track", fmt.Sprintf("no schema of track %s: give its file under files", c.Track))
 	}
 }
 
@@ -148,6 +148,11 @@ func (s *validate) Middleware(next message.HandlerFunc) message.HandlerFunc {
 			if s.config.Mode == modeStrict {
 				return nil, PermanentKind(KindSchema, err)
 			}
+			if d.Trace != nil {
+				d.Trace.Note("breaks schema %s, and mode warn lets it go on: %v", s.config.Schema, err)
+			}
+		} else if d.Trace != nil {
+			d.Trace.Note("schema %s, track %s", s.config.Schema, e.Track)
 		}
 		if s.config.Hash != modeOff {
 			if err := e.CheckHash(); err != nil {
@@ -155,10 +160,23 @@ func (s *validate) Middleware(next message.HandlerFunc) message.HandlerFunc {
 				if s.config.Hash == modeStrict {
 					return nil, PermanentKind(KindHash, err)
 				}
+				if d.Trace != nil {
+					d.Trace.Note("hash: %v, and hash: warn lets it go on", err)
+				}
+			} else if d.Trace != nil {
+				d.Trace.Note("%s", hashVerdict(e))
 			}
 		}
 		return next(msg)
 	}
+}
+
+// hashVerdict words the result of a check that found nothing wrong.
+func hashVerdict(e *event.Event) string {
+	if e.Hash == "" {
+		return "hash: there is none to check"
+	}
+	return "hash: covers the payload"
 }
 
 // errSchema does not name the schema the event has: it is the producer's text.

@@ -89,7 +89,7 @@ func TestValidateOwnEventType(t *testing.T) {
 func TestValidateDiagnostics(t *testing.T) {
 	for config, want := range map[string]string{
 		"schema: telemetry.Feedback":                                       "unknown schema \"telemetry.Feedback\"",
-		"schema: telemetry.FeedbackEvent, files: {v1: none.json}":          "open schema",
+		"schema: telemetry.FeedbackEvent, files: {v1: none.json}":          "schema testdata/none.json cannot be read",
 		"schema: telemetry.FeedbackEvent, files: {v1: broken.schema.json}": "broken.schema.json",
 		"schema: telemetry.FeedbackEvent, files: {v1: remote.schema.json}": "references to other documents",
 		"schema: telemetry.FeedbackEvent, track: v3":                       "v1 or v2",

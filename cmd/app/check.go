@@ -13,7 +13,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/internal/flowtest"
 	"github.com/mjdevaccount/pulseflow/router"
+	"github.com/mjdevaccount/pulseflow/stages"
 )
 
 // The formats of check.
@@ -42,7 +44,8 @@ every file is reported, as file:line:column: message.
 
 Of a directory, every *.yaml and *.yml is checked, also in the directories in it;
 names that start with a dot are left out. A quoted pattern such as 'env/*.yaml' is
-expanded here. Without arguments it is the file that run would use.
+expanded here. Without arguments it is the file that run would use. A file of flow
+tests, NAME_test.yaml, is checked as pulseflow test reads it, and not run.
 
 Formats:
   text    a line for each problem, on standard error; on a terminal, or with
@@ -97,26 +100,50 @@ func (f *checkFlags) run(sys system, args []string) error {
 		paths = []string{f.config}
 	}
 	var right []*router.Plan
+	var suites []*flowtest.Suite
 	for _, path := range paths {
+		if flowtest.IsTestFile(path) {
+			suite, found := checkTests(path, sys.stages, paths)
+			if !found.HasErrors() {
+				suites = append(suites, suite)
+			}
+			d = append(d, found...)
+			continue
+		}
 		one := f.fileFlags
 		one.config = path
 		plan, found := one.plan(sys, src)
+		if !found.HasErrors() {
+			found = append(found, flowtest.Check(plan.File, sys.stages)...)
+		}
 		deny(found, f.deny)
 		if !found.HasErrors() {
 			right = append(right, plan)
 		}
 		d = append(d, found...)
 	}
-	f.report(sys, right, d, src)
+	f.report(sys, right, suites, d, src)
 	if d.HasErrors() {
 		return configError(errReported)
 	}
 	return nil
 }
 
+// checkTests looks at a file of tests. What is wrong with its flow file is left to
+// that one where it is checked too.
+func checkTests(path string, kinds *stages.Registry, paths []string) (*flowtest.Suite, flows.Diagnostics) {
+	suite, d := flowtest.Load(path, kinds, false)
+	if slices.Contains(paths, filepath.Clean(suite.Flows)) {
+		d = slices.DeleteFunc(d, func(x flows.Diagnostic) bool { return x.Pos.File == suite.Flows })
+	}
+	return suite, d
+}
+
 // report shows the diagnostics in the chosen format, and in text what the files that
 // are right would run.
-func (f *checkFlags) report(sys system, right []*router.Plan, d flows.Diagnostics, src sources) {
+func (f *checkFlags) report(
+	sys system, right []*router.Plan, suites []*flowtest.Suite, d flows.Diagnostics, src sources,
+) {
 	switch f.format {
 	case formatJSON:
 		for _, x := range d {
@@ -134,6 +161,9 @@ func (f *checkFlags) report(sys system, right []*router.Plan, d flows.Diagnostic
 		}
 		for _, plan := range right {
 			summarize(sys.stdout, plan)
+		}
+		for _, s := range suites {
+			fmt.Fprintf(sys.stdout, "%s: ok: %s\n", s.Path, tests(len(s.Tests)))
 		}
 	}
 }

@@ -2,6 +2,7 @@ package app
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -122,11 +123,11 @@ func TestCheckFormats(t *testing.T) {
 	at := func(line, column int) jsonPosition { return jsonPosition{"a,b.yaml", line, column} }
 	want := []jsonDiagnostic{
 		{
-			at(2, 1), "error", "", `duplicate key "version": first declared at 1:1`,
+			at(2, 1), "error", "", `duplicate key "version": first declared at 1:1: rename or remove one`,
 			[]jsonRelated{{at(1, 1), "first declared here"}},
 		},
-		{at(3, 21), "warning", "registry-unused", "registry: this version uses no schema registry: events are validated by " +
-			"the schemas it has", []jsonRelated{}},
+		{at(3, 21), "warning", "registry-unused", "registry: this version uses no schema registry, and validates events by " +
+			"the schemas it has: set enabled to false", []jsonRelated{}},
 		{at(3, 27), "error", "", `registry: unknown field "100%"; fields: cache_ttl, enabled, enforcement, fallback_track, ` +
 			"prefer_track, timeout, token, url", []jsonRelated{}},
 		{at(4, 8), "error", "", "flows must not be empty", []jsonRelated{}},
@@ -137,8 +138,8 @@ func TestCheckFormats(t *testing.T) {
 	}
 
 	status, out, errs = invoke(t, nil, "", "check", "--format", "github", "a,b.yaml", "gone.yaml")
-	const commands = `::error file=a%2Cb.yaml,line=2,col=1::duplicate key "version": first declared at 1:1%0Anote: a,b.yaml:1:1: first declared here
-::warning file=a%2Cb.yaml,line=3,col=21,title=registry-unused::registry: this version uses no schema registry: events are validated by the schemas it has
+	const commands = `::error file=a%2Cb.yaml,line=2,col=1::duplicate key "version": first declared at 1:1: rename or remove one%0Anote: a,b.yaml:1:1: first declared here
+::warning file=a%2Cb.yaml,line=3,col=21,title=registry-unused::registry: this version uses no schema registry, and validates events by the schemas it has: set enabled to false
 ::error file=a%2Cb.yaml,line=3,col=27::registry: unknown field "100%25"; fields: cache_ttl, enabled, enforcement, fallback_track, prefer_track, timeout, token, url
 ::error file=a%2Cb.yaml,line=4,col=8::flows must not be empty
 ::error file=gone.yaml::cannot be read: no such file or directory
@@ -148,13 +149,13 @@ func TestCheckFormats(t *testing.T) {
 	}
 
 	_, _, errs = invoke(t, nil, "", "check", "--excerpt", "a,b.yaml")
-	const excerpts = `a,b.yaml:2:1: duplicate key "version": first declared at 1:1
+	const excerpts = `a,b.yaml:2:1: duplicate key "version": first declared at 1:1: rename or remove one
      2 | version: 1
        | ^
   note: a,b.yaml:1:1: first declared here
      1 | version: 1
        | ^
-a,b.yaml:3:21: warning: registry: this version uses no schema registry: events are validated by the schemas it has [registry-unused]
+a,b.yaml:3:21: warning: registry: this version uses no schema registry, and validates events by the schemas it has: set enabled to false [registry-unused]
      3 | registry: {enabled: true, 100%: 1}
        |                     ^
 a,b.yaml:3:27: registry: unknown field "100%"; fields: cache_ttl, enabled, enforcement, fallback_track, prefer_track, timeout, token, url
@@ -227,6 +228,13 @@ flows:
   there: {from: {stream: a}, stages: [dedupe], to: {stream: b}}
   back: {from: {stream: b}, stages: [{filter: {when: key != "x"}}], to: {stream: a}}
 `,
+		"flow-unfed": strings.Replace(minimal, "flows:", "admin: {listen: off}\nflows:", 1) +
+			"    dead_letter: {stream: left}\n" +
+			"  left: {from: {stream: left}, stages: [dedupe], dead_letter: {stream: again}}\n" +
+			"  again: {from: {stream: again}, stages: [dedupe], dead_letter: {stream: left}}\n",
+		"dead-letters-unread": strings.Replace(minimal, "flows:", "admin: {listen: off}\nflows:", 1) +
+			"    dead_letter: {stream: more}\n" +
+			"  more: {from: {stream: more}, stages: [dedupe], to: {stream: telemetry.feedback}}\n",
 		"retry-longer-than-idle": minimal + "    retry: {max: 10, max_interval: 20s, multiplier: 10}\n" + redis,
 		"rates-not-shared":       minimal + redis + "rates: {share: false}\n",
 	} {
@@ -235,8 +243,8 @@ flows:
 			t.Errorf("%s: status %d\n%s", code, status, errs)
 		}
 	}
-	if n := len(warnings()); n != 7 {
-		t.Errorf("%d codes, and a test for 7", n)
+	if n := len(warnings()); n != 9 {
+		t.Errorf("%d codes, and a test for 9", n)
 	}
 	t.Chdir(filepath.Join("..", ".."))
 	for _, backend := range []string{"inmem", "redis"} {
@@ -335,5 +343,34 @@ func TestExcerptOfTheBuiltInFile(t *testing.T) {
 	_, _, errs := invoke(t, map[string]string{"EVENT_BUS_BACKEND": "kafka"}, "", "check", "--excerpt")
 	if !strings.Contains(errs, "backend: ${EVENT_BUS_BACKEND:-inmem}\n") {
 		t.Errorf("no excerpt:\n%s", errs)
+	}
+}
+
+// Check opens no connection, whatever the file names: the first one that its server
+// sees is the test's own.
+func TestCheckConnectsToNothing(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	address := ln.Addr().String()
+	text := minimal + "bus: {backend: redis, redis: {url: \"redis://" + address + "/0\"}}\n" +
+		"registry: {enabled: true, url: \"http://" + address + "\"}\n"
+	if status, _, errs := invoke(t, nil, "", "check", writeFile(t, text)); status != exitOK {
+		t.Errorf("status %d\n%s", status, errs)
+	}
+	own, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	first, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if first.RemoteAddr().String() != own.LocalAddr().String() {
+		t.Error("check has connected to the server")
 	}
 }

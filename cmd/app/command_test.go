@@ -177,6 +177,8 @@ func TestHelpTeaches(t *testing.T) {
 		{"dlq", "replay", "--help"},
 		{"stages"},
 		{"schema", "--help"},
+		{"test", "--help"},
+		{"explain", "--help"},
 		{"graph", "--help"},
 		{"version"},
 		{"completion", "bash"},

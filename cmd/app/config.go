@@ -50,5 +50,11 @@ Exit status: 0, or 2 when the file is wrong.`,
 func fileReference() string {
 	return "# flows.yaml\n\n<!-- Written by `make generate` from the declarations; do not edit. -->\n\n" +
 		"Every key of a flows file but those of the stages, which [stages.md](stages.md) explains. Durations and sizes\n" +
-		"need a unit (`100ms`, `1MiB`). A key that is left out has its default.\n\n" + flows.Reference().Markdown()
+		"need a unit (`100ms`, `1MiB`). A key that is left out has its default.\n\n" + flows.Reference().Markdown() + `
+## What an editor does not see
+
+` + "`pulseflow schema`" + ` prints a JSON Schema of this, by which an editor completes and checks a file. The schema and
+` + "`pulseflow check`" + ` agree on every file, but for faults of these kinds, which only check finds:
+
+` + flows.LimitsMarkdown()
 }

@@ -21,6 +21,8 @@ type fileFlags struct {
 	config  string
 	backend string
 	listen  string
+	// fed is set when the command itself puts events on the streams.
+	fed bool
 }
 
 func (f *fileFlags) register(cmd *cobra.Command) {
@@ -56,15 +58,24 @@ func (f *fileFlags) load(sys system) (*router.Plan, error) {
 // errors; warnings that the file allows are not among them.
 func (f *fileFlags) plan(sys system, src sources) (*router.Plan, flows.Diagnostics) {
 	file, d := f.read(sys)
+	plan := f.examine(sys, file, &d)
+	return plan, silence(d, src)
+}
+
+// examine plans the file and adds what is wrong with it beyond what its reader says.
+func (f *fileFlags) examine(sys system, file *flows.File, d *flows.Diagnostics) *router.Plan {
 	// Also when the file has errors: what is wrong with its stages is to be told in the
 	// same run.
-	f.override(file, &d)
+	f.override(file, d)
 	plan, more := router.NewPlan(file, sys.stages)
-	d = append(d, more...)
-	warnRetry(file, &d)
-	warnRates(file, &d)
+	*d = append(*d, more...)
+	warnRetry(file, d)
+	warnRates(file, d)
+	if f.listen == "" && !d.HasErrors() {
+		warnAlone(plan, f.fed, d)
+	}
 	d.Sort()
-	return plan, silence(d, src)
+	return plan
 }
 
 func (f *fileFlags) read(sys system) (*flows.File, flows.Diagnostics) {
@@ -97,14 +108,14 @@ func (f *fileFlags) override(file *flows.File, d *flows.Diagnostics) {
 		// the certificates.
 		r, err := newRedis(file, nil, nil)
 		if err != nil {
-			d.Errorf(flows.Position{File: file.Path}, "bus: %v", err)
+			d.Beyondf(file.Bus.Redis.Pos, flows.LimitOutside, "bus: %v", err)
 		} else {
 			_ = r.Close(context.Background())
 		}
 	}
 	if listening(file) {
 		if err := adminConfig(file).Validate(); err != nil {
-			d.Errorf(pos, "admin: %v", err)
+			d.Beyondf(pos, flows.LimitNeighbour, "admin: %v", err)
 		}
 	}
 }

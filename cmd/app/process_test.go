@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 const patience = 30 * time.Second
 
 // invoke runs a command line in this process.
-func invoke(t *testing.T, env map[string]string, stdin string, args ...string) (status int, stdout, stderr string) {
+func invoke(t testing.TB, env map[string]string, stdin string, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

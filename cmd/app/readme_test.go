@@ -1,7 +1,6 @@
 package app
 
 import (
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -61,7 +60,7 @@ func TestDocumentedFilesAreRight(t *testing.T) {
 // shell, in a copy of what they refer to. In the output shown, … stands for any text.
 func TestTour(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"flows.yaml", "event/testdata/feedback.jsonl"} {
+	for _, name := range []string{"flows.yaml", "flows_test.yaml", "event/testdata/feedback.jsonl"} {
 		src, err := os.ReadFile(filepath.Join("..", "..", name))
 		if err != nil {
 			t.Fatal(err)
@@ -73,21 +72,7 @@ func TestTour(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	bin := t.TempDir()
-	self, err := filepath.Abs(os.Args[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	script := fmt.Sprintf("#!/bin/sh\n%s=1 exec %s \"$@\"\n", asProgram, self)
-	if err := os.WriteFile(filepath.Join(bin, "pulseflow"), []byte(script), 0o700); err != nil { //nolint:gosec // a program
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := ln.Addr().String()
-	ln.Close()
+	bin, address := program(t), freeAddress(t)
 	env := []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "PULSEFLOW_LISTEN=" + address, "HOME=" + dir}
 
 	// What `make run` starts.
@@ -111,8 +96,13 @@ func TestTour(t *testing.T) {
 	commands := 0
 	var before strings.Builder // variables set by earlier commands
 	for _, page := range []string{"README.md", "docs/rates.md"} {
-		for _, b := range blocks(t, filepath.Join("..", "..", page)) {
-			if b.info != "console" {
+		path := filepath.Join("..", "..", page)
+		newcomer := ""
+		if page == "README.md" {
+			newcomer = section(t, path, "Getting started") // TestGettingStarted runs it
+		}
+		for _, b := range blocks(t, path) {
+			if b.info != "console" || strings.Contains(newcomer, b.text) {
 				continue
 			}
 			for _, step := range strings.Split("\n"+strings.TrimSuffix(b.text, "\n"), "\n$ ")[1:] {
@@ -157,4 +147,53 @@ func shown(text string) *regexp.Regexp {
 		parts[i] = regexp.MustCompile(` +`).ReplaceAllString(quoted, ` *`)
 	}
 	return regexp.MustCompile(`^` + strings.Join(parts, `[^\n]*`) + `$`)
+}
+
+// The example of docs/testing.md passes on the shipped flow, and so would an editor's
+// check of it; the event explained there is explained so.
+func TestDocumentedTests(t *testing.T) {
+	schema := printedSchema(t, "--tests")
+	list := blocks(t, filepath.Join("..", "..", "docs", "testing.md"))
+	flowFile := string(flowsYAML(t))
+	var example string
+	var explained block
+	for _, b := range list {
+		switch {
+		case b.info == "yaml":
+			example = b.text
+		case b.info == "console" && strings.Contains(b.text, "pulseflow explain"):
+			explained = b
+		}
+	}
+	v, err := document([]byte(example))
+	if err == nil {
+		err = schema.Validate(v)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	inFolder(t, map[string]string{
+		"flows.yaml": flowFile, "flows_test.yaml": example,
+		"event.json": `{"coordinator_id": "bars_1", "queue_size": 7, "capacity": 10, "level": "soft" }`,
+	})
+	if status, out, errs := invoke(t, nil, "", "test"); status != exitOK {
+		t.Errorf("status %d\n%s%s", status, out, errs)
+	}
+	wrong := strings.Replace(example, "/payload/scale: 0.25", "/payload/scale: 0.5", 1)
+	if err := os.WriteFile("flows_test.yaml", []byte(wrong), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, out, _ := invoke(t, nil, "", "test")
+	shownFailure := false
+	for _, b := range list {
+		shownFailure = shownFailure || b.info == "text" && strings.HasPrefix(out, b.text)
+	}
+	if !shownFailure {
+		t.Errorf("the page does not show\n%s", out)
+	}
+	command, want, _ := strings.Cut(explained.text, "\n")
+	status, out, errs := invoke(t, nil, "", strings.Fields(command)[2:]...)
+	if status != exitOK || !shown(strings.TrimSuffix(want, "\n")).MatchString(strings.TrimSuffix(out, "\n")) {
+		t.Errorf("status %d\n%s%s\nand the page shows\n%s", status, out, errs, want)
+	}
 }

@@ -46,7 +46,7 @@ func configError(err error) error { return &exitError{exitConfig, err} }
 func execute(ctx context.Context, args []string, sys system) int {
 	root := rootCommand(sys)
 	started := markStart(root)
-	root.SetArgs(args)
+	root.SetArgs(goStyle(args))
 	root.SetIn(sys.stdin)
 	root.SetOut(sys.stdout)
 	root.SetErr(sys.stderr)
@@ -100,14 +100,16 @@ telemetry.feedback into rate adjustments, and is configured by environment
 variables (pulseflow config shows them resolved).
 
 Start here:
+  pulseflow init                       write a file to start from, with tests
   pulseflow check                      is the file right?
+  pulseflow test                       do its flows do what their tests say?
   pulseflow run --feed events.jsonl    run it on the in-memory bus
   EVENT_BUS_BACKEND=redis pulseflow run`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		runCommand(sys), checkCommand(sys), configCommand(sys), publishCommand(sys),
+		initCommand(sys), runCommand(sys), checkCommand(sys), testCommand(sys), explainCommand(sys), configCommand(sys), publishCommand(sys),
 		deadLetterCommand(sys), stagesCommand(sys), graphCommand(sys), simulateCommand(sys), schemaCommand(sys), versionCommand(sys),
 		exitCodesTopic(),
 	)
@@ -122,7 +124,8 @@ func exitCodesTopic() *cobra.Command {
 		Long: `Exit status of every command:
 
   0    done; for run: stopped by a signal or drained, with nothing left undone
-  1    failed while running: the reason is on standard error
+  1    failed while running: the reason is on standard error; for test: a flow test
+       failed, as its report says
   2    the command line, the file or an environment variable is wrong; every
        problem is on standard error as file:line:column: message
   130  a second signal ended run at once`,

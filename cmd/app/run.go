@@ -85,6 +85,7 @@ func run(ctx context.Context, sys system, flags *runFlags) error {
 	if err != nil {
 		return configError(err)
 	}
+	flags.fed = len(flags.feed) > 0
 	plan, err := flags.load(sys)
 	if err != nil {
 		return err

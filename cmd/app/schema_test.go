@@ -2,26 +2,24 @@ package app
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
-	"gopkg.in/yaml.v3"
 
 	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/internal/flowtest"
 	"github.com/mjdevaccount/pulseflow/router"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
 
 // printedSchema compiles what the command prints.
-func printedSchema(t *testing.T) *jsonschema.Schema {
+func printedSchema(t testing.TB, args ...string) *jsonschema.Schema {
 	t.Helper()
-	status, out, errs := invoke(t, nil, "", "schema")
+	status, out, errs := invoke(t, nil, "", append([]string{"schema"}, args...)...)
 	if status != exitOK || errs != "" {
 		t.Fatalf("status %d\n%s", status, errs)
 	}
@@ -38,27 +36,6 @@ func printedSchema(t *testing.T) *jsonschema.Schema {
 		t.Fatal(err)
 	}
 	return schema
-}
-
-// document is a YAML file as an editor hands it to a schema.
-func document(src []byte) (any, error) {
-	var root yaml.Node
-	decoder := yaml.NewDecoder(bytes.NewReader(src))
-	if err := decoder.Decode(&root); err != nil {
-		return nil, err
-	}
-	if err := decoder.Decode(new(yaml.Node)); err == nil {
-		return nil, fmt.Errorf("a second document")
-	}
-	var v any
-	if err := root.Decode(&v); err != nil {
-		return nil, err
-	}
-	text, err := json.Marshal(v)
-	if err != nil {
-		return nil, err // such as .nan, which JSON has not
-	}
-	return jsonschema.UnmarshalJSON(bytes.NewReader(text))
 }
 
 // A schema accepts what is right.
@@ -100,67 +77,43 @@ func TestSchemaAccepts(t *testing.T) {
 	accept("the resolved configuration", []byte(out))
 }
 
-// The faults that a schema cannot see, and why. Every other fault of the corpus it
-// rejects, or the YAML parser before it does.
-func schemaCannotSee() map[string]string {
-	const (
-		environment = "depends on the environment"
-		parts       = "relates parts of the file"
-		keys        = "relates two keys"
-		spelling    = "YAML sees no difference"
-		magnitude   = "the magnitude of a duration or size"
-	)
-	return map[string]string{
-		"integer_leading_zero": spelling, "tag_binary": spelling, "tag_custom": spelling,
-		"flow_dead_letter_loop": parts, "flow_dead_letter_loop_by_key": parts, "flow_same_group": parts,
-		"stream_two_keys": parts, "flow_retry_interval": keys, "flow_retry_interval_default": keys, "provider_floor": keys, "tls_pair": keys,
-		"redis_url_socket_database": "a number in a query",
-		"registry_unused":           "a warning",
-		"size_below_min":            magnitude,
-		"provider_ramp_short":       magnitude,
-		"provider_breaker_idle":     keys,
-		"provider_silence_idle":     keys,
-		"flow_to_loop":              parts,
-		"flow_to_key_alone":         keys,
-		"flow_to_empty":             keys,
-
-		"provider_duplicate": environment, // the second one's name is a variable
-		"stage_unusable":     environment, // and a tag
-		"stage_variable_bad": environment, "stage_variable_unset": environment, "provider_variable_unset": environment,
-		"variable_boolean": environment, "variable_default_enum": environment, "variable_duration_composed": environment,
-		"variable_empty": environment, "variable_enum": environment, "variable_in_block_text": environment,
-		"variable_injects_nothing": environment, "variable_named_like_a_secret": environment,
-		"variable_not_utf8": environment, "variable_second": environment, "variable_secret": environment,
-		"variable_unset": environment,
-	}
-}
-
-// It rejects what is wrong, as far as a schema can see it.
+// It rejects what is wrong, or the YAML parser does before it, but for the faults that
+// carry a limit of schemas; and the limits are no excuse for what it sees.
 func TestSchemaRejects(t *testing.T) {
 	schema := printedSchema(t)
-	files, err := filepath.Glob(filepath.Join("..", "..", "flows", "testdata", "conf.*.yml"))
-	if err != nil || len(files) < 100 {
-		t.Fatalf("%d files: %v", len(files), err)
+	excused := make(map[flows.Limit]int)
+	for _, pattern := range []string{"../../flows/testdata/conf.*.yml", "../../router/testdata/plan.*.yml"} {
+		files, err := filepath.Glob(filepath.FromSlash(pattern))
+		if err != nil || len(files) < 30 {
+			t.Fatalf("%s: %d files: %v", pattern, len(files), err)
+		}
+		for _, path := range files {
+			src, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The corpus of package flows knows no stage.
+			src = bytes.ReplaceAll(src, []byte("stages: [x]"), []byte("stages: [dedupe]"))
+			a := compare(schema, src, nil)
+			if fault := a.fault(); fault != "" {
+				t.Errorf("%s: %s", path, fault)
+			}
+			for _, x := range a.loader {
+				if x.Beyond != "" && a.schema == nil {
+					excused[x.Beyond]++
+				}
+			}
+		}
 	}
-	want, got := make(map[string]string), make(map[string]string)
-	for _, path := range files {
-		src, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "conf."), ".yml")
-		reason, excused := schemaCannotSee()[name]
-		if excused {
-			want[name] = reason
-		}
-		// The corpus belongs to package flows, which knows no stage.
-		v, err := document(bytes.ReplaceAll(src, []byte("stages: [x]"), []byte("stages: [dedupe]")))
-		if err == nil && schema.Validate(v) == nil {
-			got[name] = reason
-		}
+	large := compare(schema, []byte(minimal+strings.Repeat("#\n", 1<<19)), nil)
+	if large.schema != nil || len(large.loader) != 1 {
+		t.Errorf("a large file: schema %v, loader %v", large.schema, large.loader)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("accepted faults (-expected +accepted):\n%s", diff)
+	excused[large.loader[0].Beyond]++
+	for _, l := range flows.Limits() {
+		if excused[l.Limit] == 0 {
+			t.Errorf("limit %s: no file of the corpus needs it", l.Limit)
+		}
 	}
 }
 
@@ -177,7 +130,7 @@ func TestSchemaNeverRejectsWhatRuns(t *testing.T) {
 	try := func(path, text string) {
 		f, d := flows.Parse("flows.yaml", []byte(text), nil)
 		_, more := router.NewPlan(f, stages.Builtin())
-		if d.HasErrors() || more.HasErrors() {
+		if d.HasErrors() || more.HasErrors() || testsWrong(f) {
 			return
 		}
 		accepted++
@@ -226,5 +179,110 @@ func TestSchemaNeverRejectsWhatRuns(t *testing.T) {
 	}
 	if accepted < 300 {
 		t.Errorf("only %d files were right", accepted)
+	}
+}
+
+// testsWrong reports whether the tests in a file have a fault that concerns one value.
+func testsWrong(f *flows.File) bool {
+	if f.Tests == nil {
+		return false
+	}
+	var d flows.Diagnostics
+	flowtest.TestsField(new([]flowtest.Test)).Decode(f.Tests, "", &d)
+	return d.HasErrors()
+}
+
+// What the loader of tests accepts, their schema does, key by key and value by value;
+// and where it refuses the value itself, the schema does too.
+func TestSchemaOfTests(t *testing.T) {
+	whole, inFile := printedSchema(t, "--tests"), printedSchema(t)
+	shipped, err := os.ReadFile(filepath.Join("..", "..", "flows_test.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := document(shipped)
+	if err == nil {
+		err = whole.Validate(v)
+	}
+	if err != nil {
+		t.Errorf("flows_test.yaml: %v", err)
+	}
+	values := []string{
+		"true", "0", "1", "-1", "0.5", "1.5", "10s", "0s", `""`, "null", "[]", "{}", "abc", "v1", "panic", "after", "soft",
+		"error", `"5"`, `"${X}"`, "[{}]", "{a: 1}", "{a: b}", "{a: []}", "{a: [{text: x}]}", "{a: {scale: 1}}", "{a: {level: x}}",
+		"[{text: x}]", "[{stage: x}]", "[{raw: x}]", "{success: 1}", "{success: x}", "2026-01-01T00:00:00Z", "[{values: {/a: null}}]",
+		"[{payload: null}]",
+	}
+	accepted, refused := 0, 0
+	try := func(text string) {
+		src := "tests: " + text
+		node, d := flows.Document("x_test.yaml", []byte(src))
+		if d.HasErrors() {
+			t.Fatalf("%s: %v", src, d)
+		}
+		flowtest.TestsField(new([]flowtest.Test)).Decode(node.Get("tests"), "", &d)
+		v, err := document([]byte(src))
+		if err != nil {
+			t.Fatalf("%s: %v", src, err)
+		}
+		file, err := document([]byte(minimal + src))
+		if err != nil {
+			t.Fatalf("%s: %v", src, err)
+		}
+		for name, result := range map[string]error{"of a test file": whole.Validate(v), "of a flow file": inFile.Validate(file)} {
+			switch wrong := d.HasErrors(); {
+			case !wrong && result != nil:
+				t.Errorf("%s: the loader accepts it, and the schema %s does not: %v", src, name, result)
+			case wrong && result == nil && !strings.Contains(d.String(), ": start: "):
+				t.Errorf("%s: the schema %s accepts it, and the loader does not: %v", src, name, d)
+			}
+		}
+		if d.HasErrors() {
+			refused++
+		} else {
+			accepted++
+		}
+	}
+	var vary func(fields flows.Fields, test func(pair string) string)
+	vary = func(fields flows.Fields, test func(string) string) {
+		for _, f := range fields {
+			for _, v := range values {
+				try(test(f.Name + ": " + v))
+			}
+			switch f.Kind {
+			case flows.KindObject:
+				vary(f.Fields, func(pair string) string { return test(f.Name + ": {" + pair + "}") })
+			case flows.KindList:
+				needs := ""
+				if f.Name == "fail" {
+					needs = "stage: x, "
+				}
+				vary(f.Fields, func(pair string) string {
+					if strings.HasPrefix(pair, "stage:") {
+						return test(f.Name + ": [{" + pair + "}]")
+					}
+					return test(f.Name + ": [{" + needs + pair + "}]")
+				})
+			case flows.KindMap:
+				vary(f.Fields, func(pair string) string { return test(f.Name + ": {x: {" + pair + "}}") })
+			case flows.KindValues:
+				if inner := f.Fields[0]; inner.Kind == flows.KindList {
+					vary(inner.Fields, func(pair string) string { return test(f.Name + ": {x: [{" + pair + "}]}") })
+				}
+			}
+		}
+	}
+	list, _ := flowtest.Fields().Lookup("tests")
+	vary(list.Fields, func(pair string) string {
+		others := []string{pair}
+		for _, need := range []string{"name: n", "events: [{raw: x}]"} {
+			if name, _, _ := strings.Cut(need, ":"); !strings.HasPrefix(pair, name+":") {
+				others = append(others, need)
+			}
+		}
+		return "[{" + strings.Join(others, ", ") + "}]"
+	})
+	if accepted < 200 || refused < 500 {
+		t.Errorf("%d accepted and %d refused", accepted, refused)
 	}
 }

@@ -16,6 +16,13 @@ import (
 // outlast bus.redis.max_idle.
 const codeRetryLongerThanIdle = "retry-longer-than-idle"
 
+// The codes of the warnings that nothing can put events on a flow's stream, and that
+// nobody can see its dead letters.
+const (
+	codeFlowUnfed         = "flow-unfed"
+	codeDeadLettersUnread = "dead-letters-unread"
+)
+
 // denyAll makes every warning an error.
 const denyAll = "all"
 
@@ -30,6 +37,8 @@ func warnings() []warning {
 		{router.CodeProviderPolicy, "flows give one provider different policies"},
 		{flows.CodeRegistryUnused, "registry.enabled is true, and this version uses no registry"},
 		{router.CodeFlowLoop, "flows publish in a circle, which a stage of theirs may end"},
+		{codeFlowUnfed, "in memory and without a listener, nothing feeds the flow's stream"},
+		{codeDeadLettersUnread, "in memory and without a listener, nobody can read the flow's dead letters"},
 		{codeRetryLongerThanIdle, "on Redis, the waits of a flow's retries can exceed bus.redis.max_idle"},
 		{codeRatesNotShared, "on Redis, rates.share is off, so the processes of a group come to different rates"},
 	}
@@ -106,6 +115,46 @@ func warnRetry(file *flows.File, d *flows.Diagnostics) {
 					"bus.redis.max_idle (%s), after which it may run elsewhere too when this process pauses: lower retry.max "+
 					"or retry.max_interval, or raise max_idle",
 				w.Name, worst.Round(time.Millisecond), idle)
+		}
+	}
+}
+
+// warnAlone warns of flows that stand alone: on the in-memory bus and with no listener,
+// only other flows can write what a flow reads, and read what it leaves. On Redis
+// other programs can, and a listener takes events and shows dead letters. fed is set
+// when the command itself feeds the flows.
+func warnAlone(plan *router.Plan, fed bool, d *flows.Diagnostics) {
+	if plan.File.Bus.Backend != "inmem" || listening(plan.File) {
+		return
+	}
+	written, read := make(map[string]bool), make(map[string]bool)
+	for _, p := range plan.Flows {
+		if p.Disabled != "" {
+			continue
+		}
+		written[p.DeadLetterKey], read[p.StreamKey] = true, true
+		for _, out := range p.Publications {
+			written[out.Key] = true
+		}
+	}
+	off := []flows.Related{{Pos: plan.File.Admin.Pos, Message: "no listener takes events or shows dead letters"}}
+	for i, p := range plan.Flows {
+		warn := func(code, format string, args ...any) {
+			d.Add(flows.Diagnostic{
+				Pos: plan.File.Flows[i].Pos, Severity: flows.Warning, Code: code,
+				Message: fmt.Sprintf("flow %q: ", p.Name) + fmt.Sprintf(format, args...), Related: off,
+			})
+		}
+		if p.Disabled != "" {
+			continue
+		}
+		if !fed && !written[p.StreamKey] {
+			warn(codeFlowUnfed, "nobody feeds stream %q: no flow publishes to it, and no listener takes events: give "+
+				"admin.listen an address, or run with --feed", p.Topic)
+		}
+		if !read[p.DeadLetterKey] {
+			warn(codeDeadLettersUnread, "nobody can read the dead letters on %q, which end with the process: give "+
+				"admin.listen an address, or let a flow read them", p.DeadLetterTopic)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/mjdevaccount/pulseflow/event"
+	"github.com/mjdevaccount/pulseflow/internal/adjust"
 	"github.com/mjdevaccount/pulseflow/internal/virtual"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
@@ -45,7 +46,7 @@ func newPipeline(clock *virtual.Clock, flow Flow, rates stages.RateApplier) (*pi
 	p := &pipeline{clock: clock}
 	built, err := stages.Build(flow.Stages, stages.Deps{
 		Flow: flow.Name, Clock: p, Rates: rates, Publisher: p, Observer: unobserved{},
-		Logger: slog.New(slog.DiscardHandler),
+		Logger: slog.New(slog.DiscardHandler), Limiters: adjust.NewLimiter, Stopping: context.Background(),
 	})
 	if err != nil {
 		return nil, err

@@ -107,6 +107,16 @@ func TestBuiltInPolicyDoesNotOverflow(t *testing.T) {
 	}
 }
 
+// The general stages work in a simulation, on its clock.
+func TestGeneralStages(t *testing.T) {
+	first := "      - timeout: {after: 10s}\n      - filter: {when: key != \"\"}\n" +
+		"      - throttle: {rate: 1000, key: key}\n      - delay: {for: 50ms}\n"
+	r := simulated(t, slump(), written(t, stages.Builtin(), "{rate: 60, min_rate: 1}", first))
+	if r.Overflow != 0 || r.Refused != 0 || r.Sent[event.LevelHard] == 0 {
+		t.Errorf("overflow %d, refused %v, sent %v", r.Overflow, r.Reason, r.Sent)
+	}
+}
+
 func TestWithoutPressureReliefItOverflows(t *testing.T) {
 	r := simulated(t, busy(), written(t, stages.Builtin(), "{rate: 60, min_rate: 60}", ""))
 	if r.Overflow == 0 || r.MaxDepth != 10000 {

@@ -84,7 +84,7 @@ func (f *Files) Run(ctx context.Context, changed func()) {
 	defer f.events.Close()
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
-	settle := time.NewTimer(0)
+	settle := time.NewTimer(lookEvery)
 	defer settle.Stop()
 	var first time.Time // of the events that were not looked at yet
 	var gone time.Time  // when a file was first missed
@@ -109,6 +109,9 @@ func (f *Files) Run(ctx context.Context, changed func()) {
 			f.log.Warn("file events were lost, looking at the files instead", "err", err)
 		case <-settle.C:
 		case <-look.C:
+			if !first.IsZero() {
+				continue // it will be settled soon
+			}
 		}
 		first = time.Time{}
 		f.watchFolders()

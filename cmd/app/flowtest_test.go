@@ -1,0 +1,227 @@
+package app
+
+import (
+	"encoding/json"
+	"encoding/xml"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mjdevaccount/pulseflow/internal/flowtest"
+)
+
+// The shipped flow keeps what its tests say.
+func TestShippedFlowPassesItsTests(t *testing.T) {
+	t.Chdir(filepath.Join("..", ".."))
+	status, out, errs := invoke(t, map[string]string{"EVENT_BUS_BACKEND": "redis", "PULSE_ENABLED": "false"}, "", "test", "flows.yaml")
+	if status != exitOK || errs != "" || !strings.Contains(out, "ok    flows_test.yaml  17 tests\n17 tests passed in ") {
+		t.Errorf("status %d\n%s%s", status, out, errs)
+	}
+}
+
+const (
+	rightTest = `  - name: right
+    events: [{payload: {coordinator_id: a, queue_size: 1, capacity: 2, level: soft}}]
+    expect:
+      outcomes: {success: 1}
+`
+	wrongTest = `  - name: wrong
+    events: [{raw: x}]
+    expect:
+      outcomes: {success: 1} # how it ends
+`
+)
+
+// inFolder makes a folder with the files the working directory.
+func inFolder(t *testing.T, files map[string]string) {
+	t.Helper()
+	t.Chdir(t.TempDir())
+	for name, text := range files {
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// withHandler is the minimal file with stages that adjust rates.
+const withHandler = minimal + `      - handle: {with: feedback}
+      - rate-apply: {publish: telemetry.rate_adjustment}
+`
+
+func TestTestCommand(t *testing.T) {
+	files := map[string]string{
+		"flows.yaml":           withHandler,
+		"flows_test.yaml":      "tests:\n" + rightTest + wrongTest,
+		"inside/flows.yaml":    withHandler + "tests:\n" + rightTest,
+		"inside/other.yaml":    "name: no flows\n",
+		"inside/bad/flows.yml": withHandler + "tests:\n" + strings.Replace(rightTest, "name", "nme", 1),
+		"empty/flows.yaml":     minimal,
+	}
+	for name, tt := range map[string]struct {
+		args   []string
+		status int
+		out    []string
+		errs   string
+	}{
+		"a test file": {
+			[]string{"flows_test.yaml"},
+			exitFailure,
+			[]string{
+				"--- FAIL: wrong (0s virtual)\n    flows_test.yaml:9:17: outcomes\n      - success: 1\n      + success: 0\n" +
+					"      - error: 0\n      + error: 1\n", "FAIL  flows_test.yaml  1 of 2 tests failed\n2 tests run, 1 failed in ",
+			},
+			"",
+		},
+		"the flow file beside it":    {[]string{"flows.yaml"}, exitFailure, []string{"FAIL  flows_test.yaml  1 of 2"}, ""},
+		"a flow file with tests":     {[]string{"inside/flows.yaml"}, exitOK, []string{"ok    inside/flows.yaml  1 test\n1 test passed in "}, ""},
+		"a pattern":                  {[]string{"insid*/*.yaml", "--run", "right"}, exitOK, []string{"ok    inside/flows.yaml  1 test\n1 test passed"}, ""},
+		"one hyphen":                 {[]string{"-run", "^right$", "flows.yaml"}, exitOK, []string{"1 test passed"}, ""},
+		"one hyphen and a sign":      {[]string{"flows.yaml", "-run=wrong"}, exitFailure, []string{"1 test run, 1 failed"}, ""},
+		"every stage":                {[]string{"-v", "inside/flows.yaml"}, exitOK, []string{"--- ok: right (0s virtual)\n", "3 handle      passed   level soft → scale 0.5 for ibkr"}, ""},
+		"no such test":               {[]string{"--run", "x", "flows.yaml"}, exitConfig, nil, `--run "x": no test has such a name`},
+		"no pattern":                 {[]string{"--run", "(", "flows.yaml"}, exitConfig, nil, "--run: error parsing regexp"},
+		"no tests":                   {[]string{"empty/flows.yaml"}, exitConfig, nil, "empty/flows.yaml: has no tests"},
+		"no tests in a folder":       {[]string{"empty"}, exitConfig, nil, "empty: no tests are in it"},
+		"no such file":               {[]string{"no_test.yaml"}, exitConfig, nil, "no_test.yaml: cannot be read"},
+		"a faulty one in the folder": {nil, exitConfig, nil, "inside/bad/flows.yml:13:5: test 1: unknown field \"nme\""},
+		"no time":                    {[]string{"--timeout", "0s", "flows.yaml"}, exitConfig, nil, "--timeout must be positive"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inFolder(t, files)
+			status, out, errs := invoke(t, nil, "", append([]string{"test"}, tt.args...)...)
+			if status != tt.status || !strings.Contains(errs, tt.errs) || tt.errs == "" && errs != "" {
+				t.Errorf("status %d, want %d\n%s%s", status, tt.status, out, errs)
+			}
+			for _, want := range tt.out {
+				if !strings.Contains(out, want) {
+					t.Errorf("lacks %q:\n%s", want, out)
+				}
+			}
+		})
+	}
+}
+
+func TestTestUpdateAndReport(t *testing.T) {
+	inFolder(t, map[string]string{
+		"flows.yaml": withHandler, "flows_test.yaml": "tests:\n" + rightTest + wrongTest + "  - name: new\n    events: [{raw: x}]\n",
+	})
+	status, out, errs := invoke(t, nil, "", "test", "--update", "--junit", "report.xml")
+	if status != exitOK || errs != "" || !strings.HasPrefix(out, "flows_test.yaml: updated 2 of the tests\nok    flows_test.yaml  3 tests\n") {
+		t.Errorf("status %d\n%s%s", status, out, errs)
+	}
+	text, err := os.ReadFile("flows_test.yaml")
+	if err != nil || !strings.Contains(string(text), "      outcomes: {success: 0, error: 1} # how it ends\n") ||
+		!strings.HasPrefix(string(text), "tests:\n"+rightTest) {
+		t.Errorf("%v\n%s", err, text)
+	}
+	report, err := os.ReadFile("report.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var suites struct {
+		Tests    int `xml:"tests,attr"`
+		Failures int `xml:"failures,attr"`
+	}
+	if err := xml.Unmarshal(report, &suites); err != nil || suites.Tests != 3 || suites.Failures != 0 {
+		t.Errorf("%+v, %v\n%s", suites, err, report)
+	}
+	if status, out, errs := invoke(t, nil, "", "test", "--junit", "no/such/folder.xml"); status != exitFailure || errs == "" {
+		t.Errorf("a report that cannot be written: status %d\n%s%s", status, out, errs)
+	}
+}
+
+// check reads tests too, and does not take a file of them for one of flows.
+func TestCheckLooksAtTests(t *testing.T) {
+	inFolder(t, map[string]string{
+		"flows.yaml": withHandler, "flows_test.yaml": "tests:\n" + rightTest,
+		"bad.yaml":      withHandler + "tests:\n" + strings.Replace(rightTest, "success", "succes", 1),
+		"bad_test.yaml": "tests:\n" + strings.Replace(rightTest, "events", "evnts", 1),
+	})
+	status, out, errs := invoke(t, nil, "", "check", "flows.yaml", "flows_test.yaml")
+	if status != exitOK || errs != "" || !strings.Contains(out, "flows_test.yaml: ok: 1 test\n") {
+		t.Errorf("status %d\n%s%s", status, out, errs)
+	}
+	status, _, errs = invoke(t, nil, "", "check", ".")
+	if status != exitConfig || strings.Count(errs, "\n") != 3 ||
+		!strings.Contains(errs, `bad.yaml:16:18: test 1: expect: outcomes: unknown field "succes" (did you mean "success"?)`) ||
+		!strings.Contains(errs, `bad_test.yaml:3:5: test 1: unknown field "evnts" (did you mean "events"?)`) {
+		t.Errorf("status %d\n%s", status, errs)
+	}
+	// Tests are none of run's business.
+	if status, _, errs := invoke(t, nil, "", "config", "--config", "bad.yaml"); status != exitOK {
+		t.Errorf("config: status %d\n%s", status, errs)
+	}
+}
+
+const softEvent = `{"coordinator_id": "bars_1", "queue_size": 7, "capacity": 10, "level": "soft"}`
+
+func TestExplain(t *testing.T) {
+	feed := recording(t, "feedback.jsonl")
+	inFolder(t, map[string]string{
+		"flows.yaml": withHandler, "event.json": softEvent, "two.json": softEvent + "\n" + softEvent, "empty.json": "\n",
+		"off.yaml":  strings.Replace(withHandler, "feedback:\n", "feedback:\n    enabled: false\n", 1),
+		"more.yaml": withHandler + "  other:\n    from: {stream: x}\n    stages: [dedupe]\n",
+	})
+	feedText, err := os.ReadFile(feed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := strings.SplitAfter(string(feedText), "\n")[1]
+	for name, tt := range map[string]struct {
+		stdin  string
+		args   []string
+		status int
+		want   []string
+	}{
+		"a bare event": {"", []string{"feedback", "event.json", "--at", "2026-01-01T00:00:00Z"}, exitOK, []string{
+			"event 1767225600000-0: bare, 78 bytes, telemetry.FeedbackEvent track v1, of 2026-01-01T00:00:00Z\n",
+			"flow feedback, stream telemetry.feedback\n", "1 validate    passed ", "schema telemetry.FeedbackEvent, track v1\n",
+			`first seen: key id, "1767225600000-0"`, "key remembered for 10m0s",
+			`level soft → scale 0.5 for ibkr; coordinator "bars_1", queue 7 of 10`, "effective rate of ibkr: 60 → 30 tokens/s",
+			`publishes on mdp:mdp.telemetry.rate_adjustment: {"ts": 1767225600.0, "key": "ibkr"`,
+			"provider ibkr: level ok → soft, scale 1 → 0.5, effective 60 → 30 tokens/s\noutcome: success after 1 attempt\n",
+		}},
+		"from standard input, by file": {softEvent, []string{"flows.yaml", "-"}, exitOK, []string{"outcome: success"}},
+		"an entry as recorded":         {second, []string{"feedback", "-"}, exitOK, []string{"event 1795556873479-0: nested, 529 bytes"}},
+		"a duplicate": {second, []string{"feedback", "-", "--after", feed}, exitOK, []string{
+			"2 dedupe      stopped ", `handled before: key id, "1795556873479-0"`, "outcome: duplicate",
+		}},
+		"a dead letter": {strings.Replace(softEvent, "soft", "loud", 1), []string{"feedback", "-"}, exitOK, []string{
+			"1 validate    failed ", "dead letter on mdp:mdp.telemetry.feedback.dlq\n  stage    validate\n  kind     schema\n" +
+				"  pointer  /level\n  reason   /level: must be ok, soft or hard (got string)\n", "outcome: error after 1 attempt\n",
+		}},
+		"no JSON":            {"nope", []string{"feedback", "-"}, exitOK, []string{"unknown, 4 bytes", "stage    decode"}},
+		"a slip":             {softEvent, []string{"fedback", "-"}, exitConfig, []string{`no flow "fedback" (did you mean "feedback"?)`}},
+		"a flow that is off": {softEvent, []string{"feedback", "-", "-c", "off.yaml"}, exitConfig, []string{"is switched off"}},
+		"a file that is off": {softEvent, []string{"off.yaml", "-"}, exitConfig, []string{"no flow runs"}},
+		"which flow":         {softEvent, []string{"more.yaml", "-"}, exitConfig, []string{"has the flows feedback, other: name one"}},
+		"two events":         {"", []string{"feedback", "two.json"}, exitConfig, []string{"more than one event"}},
+		"no event":           {"", []string{"feedback", "empty.json"}, exitConfig, []string{"the input is empty"}},
+		"no file":            {"", []string{"feedback", "no.json"}, exitConfig, []string{"read the event"}},
+		"no time":            {softEvent, []string{"feedback", "-", "--at", "noon"}, exitConfig, []string{`--at "noon": must be a time`}},
+		"no format":          {softEvent, []string{"feedback", "-", "--format", "xml"}, exitConfig, []string{"must be text or json"}},
+		"nothing before":     {softEvent, []string{"feedback", "-", "--after", "no.jsonl"}, exitConfig, []string{"--after: open no.jsonl"}},
+	} {
+		status, out, errs := invoke(t, nil, tt.stdin, append([]string{"explain"}, tt.args...)...)
+		if status != tt.status {
+			t.Errorf("%s: status %d, want %d\n%s%s", name, status, tt.status, out, errs)
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(out+errs, want) {
+				t.Errorf("%s: lacks %q:\n%s%s", name, want, out, errs)
+			}
+		}
+	}
+	status, out, errs := invoke(t, nil, softEvent, "explain", "feedback", "-", "--format", "json")
+	var x flowtest.Explanation
+	if err := json.Unmarshal([]byte(out), &x); err != nil || status != exitOK {
+		t.Fatalf("status %d, %v\n%s%s", status, err, out, errs)
+	}
+	if x.Outcome != "success" || len(x.Steps) != 4 || len(x.Published) != 1 || x.Rates[0].After.Effective != 30 || x.Steps[2].Notes == nil {
+		t.Errorf("%+v", x)
+	}
+}

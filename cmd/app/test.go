@@ -1,0 +1,330 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/internal/flowtest"
+)
+
+type testFlags struct {
+	run     string
+	verbose bool
+	update  bool
+	junit   string
+	timeout time.Duration
+}
+
+func testCommand(sys system) *cobra.Command {
+	var flags testFlags
+	cmd := &cobra.Command{
+		Use:   "test [FILE | DIRECTORY | PATTERN]...",
+		Short: "Run flow tests on a virtual clock",
+		Long: `Test runs the tests of flows: events that are put on their streams, failures that
+are put into their stages, and what must come of it. The real router runs, with
+its retries, dead letters and stages, over streams in memory and on a clock that
+moves only when everything waits: backoff and time to live take no time, and a
+test has the same result at every run. Whatever bus a file names, nothing is
+connected to. Of the environment only what a test gives under env is seen.
+
+Tests stand in NAME_test.yaml beside NAME.yaml, or under tests in a flows file.
+A flows file stands for the tests in it and beside it, a directory for all below
+it; without arguments it is this directory. docs/testing.md explains the format.
+
+With --update, what is expected of the tests that fail is replaced by what
+happened, in the files, with their comments; look at the difference before you
+keep it. A test without expectations gets all of them.
+
+Exit status: 0 every test passed, 1 one failed, 2 a file or the command line is
+wrong, or there is no test.`,
+		Example: "  pulseflow test\n  pulseflow test flows.yaml -v\n  pulseflow test -run 'dead letter' deploy/\n" +
+			"  pulseflow test --junit report.xml\n  pulseflow test --update flows_test.yaml",
+		RunE: func(cmd *cobra.Command, args []string) error { return flags.test(cmd.Context(), sys, args) },
+	}
+	cmd.Flags().StringVar(&flags.run, "run", "", "run only the tests whose name matches this `REGEXP`; -run does too")
+	cmd.Flags().BoolVarP(&flags.verbose, "verbose", "v", false, "list every test, and what each stage did with each event")
+	cmd.Flags().BoolVar(&flags.update, "update", false, "replace what the files expect by what happened")
+	cmd.Flags().StringVar(&flags.junit, "junit", "", "write a JUnit report in XML to this `FILE`")
+	cmd.Flags().DurationVar(&flags.timeout, "timeout", 30*time.Second, "the longest time that a test may take in reality")
+	_ = cmd.MarkFlagFilename("junit", "xml")
+	return cmd
+}
+
+// goStyle lets -run be written with one hyphen, as go test has it.
+func goStyle(args []string) []string {
+	if len(args) == 0 || args[0] != "test" {
+		return args
+	}
+	args = slices.Clone(args)
+	for i, arg := range args {
+		if arg == "--" {
+			break
+		}
+		if arg == "-run" || strings.HasPrefix(arg, "-run=") {
+			args[i] = "-" + arg
+		}
+	}
+	return args
+}
+
+// errTestsFailed ends a command whose report has said which.
+var errTestsFailed = &exitError{exitFailure, errReported}
+
+func (f *testFlags) test(ctx context.Context, sys system, args []string) error {
+	var only *regexp.Regexp
+	if f.run != "" {
+		var err error
+		if only, err = regexp.Compile(f.run); err != nil {
+			return configError(fmt.Errorf("--run: %w", err))
+		}
+	}
+	if f.timeout <= 0 {
+		return configError(errors.New("--timeout must be positive"))
+	}
+	suites, d := f.load(sys, args)
+	if report(sys, d) {
+		return configError(errReported)
+	}
+	options := flowtest.Options{Run: only, Limit: f.timeout}
+	begun := time.Now()
+	results := flowtest.Run(ctx, suites, options)
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("stopped: %w", ctx.Err())
+	case len(results) == 0:
+		return configError(fmt.Errorf("--run %q: no test has such a name", f.run))
+	}
+	if f.update {
+		var err error
+		if results, err = f.rewrite(ctx, sys, args, results, options); err != nil {
+			return err
+		}
+	}
+	failed := f.print(sys.stdout, results, time.Since(begun))
+	if f.junit != "" {
+		if err := writeJUnit(f.junit, results); err != nil {
+			return err
+		}
+	}
+	if failed {
+		return errTestsFailed
+	}
+	return nil
+}
+
+func report(sys system, d flows.Diagnostics) (wrong bool) {
+	look, src := styleOf(sys.stderr, sys.lookupEnv), make(sources)
+	for _, x := range d {
+		look.print(sys.stderr, x, src)
+	}
+	return d.HasErrors()
+}
+
+// load reads the tests that the arguments stand for.
+func (f *testFlags) load(sys system, args []string) ([]*flowtest.Suite, flows.Diagnostics) {
+	var d flows.Diagnostics
+	if len(args) == 0 {
+		args = []string{"."}
+	}
+	var paths []string
+	add := func(path string) {
+		if path = filepath.Clean(path); !slices.Contains(paths, path) {
+			paths = append(paths, path)
+		}
+	}
+	for _, arg := range args {
+		found, err := testFiles(arg)
+		if err != nil {
+			d.Errorf(flows.Position{File: arg}, "%v", err)
+		}
+		for _, path := range found {
+			add(path)
+		}
+	}
+	var suites []*flowtest.Suite
+	for _, path := range paths {
+		s, found := flowtest.Load(path, sys.stages, f.update)
+		d = append(d, found...)
+		suites = append(suites, s)
+	}
+	return suites, d
+}
+
+// testFiles lists the files with tests that an argument stands for.
+func testFiles(arg string) ([]string, error) {
+	info, err := os.Stat(arg)
+	dir := err == nil && info.IsDir()
+	found, err := expandOne(arg)
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, path := range found {
+		if flowtest.IsTestFile(path) {
+			paths = append(paths, path)
+			continue
+		}
+		if hasTests(path) {
+			paths = append(paths, path)
+		}
+		if beside := flowtest.TestFile(path); beside != "" && !dir {
+			paths = append(paths, beside)
+		}
+	}
+	switch {
+	case len(paths) > 0:
+		return paths, nil
+	case dir:
+		return nil, errors.New("no tests are in it: they stand in NAME_test.yaml beside NAME.yaml, or under tests in a flows file")
+	}
+	return found, nil // the loader says what is wrong with it
+}
+
+var testsKey = regexp.MustCompile(`(?m)^["']?tests["']?\s*:`)
+
+// hasTests reports whether a file seems to have tests in it.
+func hasTests(path string) bool {
+	src, err := os.ReadFile(path)
+	return err == nil && len(src) <= maxSource && testsKey.Match(src)
+}
+
+// rewrite updates the files of the tests that failed, and runs the tests anew.
+func (f *testFlags) rewrite(
+	ctx context.Context, sys system, args []string, results []*flowtest.Result, options flowtest.Options,
+) ([]*flowtest.Result, error) {
+	changed := false
+	for _, path := range pathsOf(results) {
+		src, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		text, n, err := flowtest.Update(src, resultsOf(results, path))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		if n == 0 || bytes.Equal(src, text) {
+			continue
+		}
+		if err := overwrite(path, text); err != nil {
+			return nil, err
+		}
+		changed = true
+		fmt.Fprintf(sys.stdout, "%s: updated %d of the tests\n", path, n)
+	}
+	if !changed {
+		return results, nil
+	}
+	suites, d := f.load(sys, args)
+	if report(sys, d) {
+		return nil, configError(errReported)
+	}
+	return flowtest.Run(ctx, suites, options), nil
+}
+
+// overwrite keeps the file's permissions.
+func overwrite(path string, text []byte) error {
+	mode := fs.FileMode(0o644)
+	if info, err := os.Stat(path); err == nil {
+		mode = info.Mode().Perm()
+	}
+	return os.WriteFile(path, text, mode)
+}
+
+// pathsOf lists the files of results, each once.
+func pathsOf(results []*flowtest.Result) []string {
+	var paths []string
+	for _, r := range results {
+		if !slices.Contains(paths, r.Suite.Path) {
+			paths = append(paths, r.Suite.Path)
+		}
+	}
+	return paths
+}
+
+func resultsOf(results []*flowtest.Result, path string) []*flowtest.Result {
+	return slices.DeleteFunc(slices.Clone(results), func(r *flowtest.Result) bool { return r.Suite.Path != path })
+}
+
+// print reports the results, by file, and whether a test failed.
+func (f *testFlags) print(w io.Writer, results []*flowtest.Result, took time.Duration) (failed bool) {
+	total, failures := len(results), 0
+	for _, path := range pathsOf(results) {
+		list := resultsOf(results, path)
+		bad := 0
+		for _, r := range list {
+			if !r.Passed() {
+				bad++
+			}
+			f.printOne(w, r)
+		}
+		failures += bad
+		if bad > 0 {
+			fmt.Fprintf(w, "FAIL  %s  %d of %s failed\n", path, bad, tests(len(list)))
+		} else {
+			fmt.Fprintf(w, "ok    %s  %s\n", path, tests(len(list)))
+		}
+	}
+	verdict := "passed"
+	if failures > 0 {
+		verdict = fmt.Sprintf("run, %d failed", failures)
+	}
+	fmt.Fprintf(w, "%s %s in %s\n", tests(total), verdict, took.Round(time.Millisecond))
+	return failures > 0
+}
+
+func tests(n int) string {
+	if n == 1 {
+		return "1 test"
+	}
+	return fmt.Sprintf("%d tests", n)
+}
+
+func (f *testFlags) printOne(w io.Writer, r *flowtest.Result) {
+	switch {
+	case !r.Passed():
+		fmt.Fprintf(w, "--- FAIL: %s (%s virtual)\n", r.Test.Name, r.Elapsed)
+	case f.verbose:
+		fmt.Fprintf(w, "--- ok: %s (%s virtual)\n", r.Test.Name, r.Elapsed)
+	}
+	if r.Err != nil {
+		fmt.Fprintf(w, "    %v\n", r.Err)
+	}
+	for _, d := range r.Differences {
+		fmt.Fprintf(w, "    %s\n", strings.ReplaceAll(d.String(), "\n", "\n    "))
+	}
+	if !f.verbose {
+		return
+	}
+	for _, h := range r.Events {
+		outcome := h.Outcome
+		if outcome == "" {
+			outcome = "not settled"
+		}
+		fmt.Fprintf(w, "    %-8s %s %s: %s\n", h.At, h.Flow, h.ID, outcome)
+		printSteps(w, "      ", h.Steps, false)
+	}
+}
+
+func writeJUnit(path string, results []*flowtest.Result) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	if err := errors.Join(flowtest.WriteJUnit(f, results), f.Close()); err != nil {
+		return fmt.Errorf("report %s: %w", path, err)
+	}
+	return nil
+}
