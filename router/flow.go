@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,7 @@ type flow struct {
 	trace     func(*event.Event) *stages.Trace // nil when nothing is traced
 
 	sub     message.Subscriber
+	opened  *opened
 	router  *message.Router
 	workers *workers
 	done    chan struct{} // closed when the Watermill router has ended
@@ -106,7 +108,8 @@ func buildFlow(plan FlowPlan, deps Deps) (f *flow, err error) {
 	}
 	f.router.AddMiddleware(f.workers.middleware, f.observe, poisonQueue, markKind, f.retry, f.recoverPanics, f.refuseUndecodable)
 	f.router.AddMiddleware(stages.Middlewares(f.stages)...)
-	f.router.AddConsumerHandler(plan.Name, plan.StreamKey, f.sub, end)
+	f.opened = &opened{Subscriber: f.sub}
+	f.router.AddConsumerHandler(plan.Name, plan.StreamKey, f.opened, end)
 	return f, nil
 }
 
@@ -122,8 +125,28 @@ func markKind(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-// start runs the Watermill router and returns once it has subscribed.
+// opened is a subscriber that has subscribed before its router runs: a Watermill router
+// whose subscriber fails never ends all of its goroutines.
+type opened struct {
+	message.Subscriber
+	messages <-chan *message.Message
+}
+
+// Subscribe implements message.Subscriber.
+func (o *opened) Subscribe(context.Context, string) (<-chan *message.Message, error) {
+	return o.messages, nil
+}
+
+// String names the subscriber behind it, as Watermill does in a poisoned message.
+func (o *opened) String() string { return strings.TrimLeft(fmt.Sprintf("%T", o.Subscriber), "*") }
+
+// start subscribes and runs the Watermill router.
 func (f *flow) start() error {
+	var err error
+	// Not a context that ends with the router: the subscriber drains first.
+	if f.opened.messages, err = f.sub.Subscribe(context.Background(), f.plan.StreamKey); err != nil {
+		return fmt.Errorf("flow %q: %w", f.plan.Name, err)
+	}
 	failed := make(chan error, 1)
 	go func() {
 		defer close(f.done)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -547,4 +548,35 @@ func TestReloadWatch(t *testing.T) {
 	if status != exitConfig || !strings.Contains(errs, "there is no file to watch") {
 		t.Errorf("without a file: %d %s", status, errs)
 	}
+}
+
+// docs/reload.md, command by command.
+func TestDocumentedReload(t *testing.T) {
+	dir := t.TempDir()
+	shipped, err := os.ReadFile(filepath.Join("..", "..", "flows.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rewrite(t, filepath.Join(dir, "flows.yaml"), string(shipped))
+	p := launch(t, nil, "--config", filepath.Join(dir, "flows.yaml"))
+	p.eventually("the flow to run", func() bool { status, _ := p.get("/readyz"); return status == 200 })
+	commands := 0
+	for _, b := range blocks(t, filepath.Join("..", "..", "docs", "reload.md")) {
+		if b.info != "console" {
+			continue
+		}
+		for _, step := range strings.Split("\n"+strings.TrimSuffix(b.text, "\n"), "\n$ ")[1:] {
+			command, want, _ := strings.Cut(step, "\n")
+			run := exec.Command("sh", "-c", strings.ReplaceAll(command, "http://127.0.0.1:8088", p.base))
+			run.Dir = dir
+			out, err := run.CombinedOutput()
+			if commands++; err != nil || !shown(want).MatchString(strings.TrimSuffix(string(out), "\n")) {
+				t.Errorf("line %d: %s: %v, printed\n%s\nand the page shows\n%s", b.line, command, err, out, want)
+			}
+		}
+	}
+	if commands < 7 {
+		t.Errorf("only %d commands found", commands)
+	}
+	p.stop()
 }
