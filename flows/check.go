@@ -1,32 +1,48 @@
 package flows
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+	"strings"
+)
 
 // finish fills in what depends on the rest of the file, and checks what depends on it.
 func (w *Flow) finish(f *File, n *Node, c decoding) {
 	w.Pos, w.From.Pos = c.at, n.Get("from").Pos()
 	w.To.Pos = n.Get("to").Pos()
+	w.From.Bus = cmp.Or(w.From.Bus, DefaultBus)
 	if w.To.Stream != "" {
-		w.To.Key = f.StreamKey(w.To.Stream, w.To.Key)
+		w.To.Bus = cmp.Or(w.To.Bus, w.From.Bus)
+	}
+	source := f.flowBus(w.From.Bus, "from", n, c)
+	target := source
+	if w.To.Bus != "" && w.To.Bus != w.From.Bus {
+		target = f.flowBus(w.To.Bus, "to", n, c)
+	}
+	if source == nil || target == nil {
+		return
+	}
+	if w.To.Stream != "" {
+		w.To.Key = target.StreamKey(w.To.Stream, w.To.Key)
 	}
 	if n.Get("to") != nil && n.Get("to").shape == mappingNode && len(n.Get("to").pairs) == 0 {
 		c.errorf(w.To.Pos, "to: missing required field %q: give it, or remove to", "stream")
 	}
 	if n.Get("lanes") == nil {
-		w.Lanes = f.Bus.Lanes
+		w.Lanes = source.Lanes
 	}
 	if w.From.Stream == "" {
 		return
 	}
-	w.From.Key = f.StreamKey(w.From.Stream, w.From.Key)
+	w.From.Key = source.StreamKey(w.From.Stream, w.From.Key)
 	if w.DeadLetter.Key == "" && w.DeadLetter.Stream == "" {
 		w.DeadLetter.Key = w.From.Key + ".dlq"
 	}
 	if w.DeadLetter.Stream == "" {
 		w.DeadLetter.Stream = w.From.Stream + ".dlq"
 	}
-	w.DeadLetter.Key = f.StreamKey(w.DeadLetter.Stream, w.DeadLetter.Key)
-	if w.To.Key == w.From.Key {
+	w.DeadLetter.Key = source.StreamKey(w.DeadLetter.Stream, w.DeadLetter.Key)
+	if w.To.Key == w.From.Key && source.Place() == target.Place() {
 		c.beyondf(w.To.Pos, LimitReference,
 			"to: stream %q is the one the flow reads: each event would come back for ever: name another stream", w.From.Key)
 	}
@@ -35,6 +51,20 @@ func (w *Flow) finish(f *File, n *Node, c decoding) {
 			"dead_letter: stream %q is the one the flow reads: each dead letter would come back for ever: name another stream",
 			w.From.Key)
 	}
+}
+
+// flowBus returns the bus that a flow names in one of its keys, and nil when there is none, which it reports.
+func (f *File) flowBus(name, key string, n *Node, c decoding) *Bus {
+	if b := f.BusNamed(name); b != nil {
+		return b
+	}
+	names := []string{DefaultBus}
+	for i := range f.Buses {
+		names = append(names, f.Buses[i].Name)
+	}
+	c.beyondf(n.Get(key).Get("bus").Pos(), LimitReference, "%s: bus: unknown bus %s%s; known: %s", key, quote(name),
+		didYouMean(name, names), strings.Join(names, ", "))
+	return nil
 }
 
 // check looks at what concerns the file as a whole.
@@ -46,12 +76,23 @@ func (f *File) check(root *Node, d *Diagnostics) {
 	keys := map[string]*Flow{} // by topic
 	for i := range f.Flows {
 		w := &f.Flows[i]
-		if w.From.Stream == "" {
+		if w.From.Stream == "" || w.From.Key == "" {
 			continue
 		}
 		first, ok := keys[w.From.Stream]
 		if !ok {
 			keys[w.From.Stream] = w
+			continue
+		}
+		if first.From.Bus != w.From.Bus {
+			d.Add(Diagnostic{
+				Pos: w.From.Pos, Beyond: LimitReference,
+				Message: scoped(fmt.Sprintf("flow %q", w.Name), fmt.Sprintf(
+					"stream %q is on bus %q here and on bus %q in flow %q at %d:%d: one name must mean one stream, in metrics and "+
+						"for those who post events, so give this one another name, and its full key in key",
+					w.From.Stream, w.From.Bus, first.From.Bus, first.Name, first.From.Pos.Line, first.From.Pos.Column)),
+				Related: []Related{{Pos: first.From.Pos, Message: "the other bus is here"}},
+			})
 			continue
 		}
 		if first.From.Key != w.From.Key {
@@ -66,14 +107,14 @@ func (f *File) check(root *Node, d *Diagnostics) {
 			})
 		}
 	}
-	type reader struct{ key, group string }
+	type reader struct{ place, key, group string }
 	readers := map[reader]*Flow{}
 	for i := range f.Flows {
 		w := &f.Flows[i]
 		if !w.Enabled || w.From.Key == "" {
 			continue
 		}
-		r := reader{w.From.Key, w.From.Group}
+		r := reader{f.BusNamed(w.From.Bus).Place(), w.From.Key, w.From.Group}
 		first, ok := readers[r]
 		if !ok {
 			readers[r] = w

@@ -106,5 +106,5 @@ flows:
 	// flows.yaml:5:17: variable REDIS is not set: set it, or give a default as in ${REDIS:-default}
 	// flows.yaml:5:35: bus: redis: lease: must be at least 100ms, found "0s"
 	// flows.yaml:7:3: flow "feedback": missing required field "stages", such as stages: [dedupe]
-	// flows.yaml:8:40: flow "feedback": from: unknown field "stop"; fields: group, key, start, stream
+	// flows.yaml:8:40: flow "feedback": from: unknown field "stop"; fields: bus, group, key, start, stream
 }

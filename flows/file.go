@@ -1,6 +1,8 @@
 package flows
 
 import (
+	"cmp"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -16,10 +18,12 @@ type File struct {
 	Enabled bool
 	// ShutdownTimeout is the time that events in flight get to finish.
 	ShutdownTimeout time.Duration
-	Bus             Bus
-	Admin           Admin
-	Registry        Registry
-	Rates           Rates
+	// Bus is the default bus, and Buses are the others, in the order of the file.
+	Bus      Bus
+	Buses    []Bus
+	Admin    Admin
+	Registry Registry
+	Rates    Rates
 	// Providers and Flows are in the order of the file.
 	Providers []Provider
 	Flows     []Flow
@@ -30,8 +34,13 @@ type File struct {
 	root *Node // nil when nothing could be read
 }
 
+// DefaultBus is the name of the bus that flows are on which name none: that of the key bus.
+const DefaultBus = "default"
+
 // Bus says how events travel.
 type Bus struct {
+	// Name is what flows call it: DefaultBus for that of the key bus.
+	Name string
 	// Backend is "inmem" or "redis".
 	Backend string
 	// Namespace is what {ns} stands for in a stream's key.
@@ -45,6 +54,7 @@ type Bus struct {
 	// DeadLetterBuffer is the number of dead letters that the in-memory bus keeps.
 	DeadLetterBuffer int
 	Redis            Redis
+	Pos              Position
 }
 
 // Redis says how to reach Redis and how to read its streams.
@@ -176,13 +186,15 @@ type Flow struct {
 	To         Target
 	Retry      Retry
 	DeadLetter DeadLetter
-	// Lanes is Bus.Lanes unless the flow says otherwise; 0 derives it from GOMAXPROCS.
+	// Lanes is that of the bus it reads from unless the flow says otherwise; 0 derives it from GOMAXPROCS.
 	Lanes int
 	Pos   Position
 }
 
 // Source is the stream that a flow reads.
 type Source struct {
+	// Bus is the name of the bus that the stream, and that of the dead letters, is on. It is always filled in.
+	Bus string
 	// Stream is the topic, without namespace, and Key the full key of the stream. Key is always filled in.
 	Stream, Key string
 	// Group is the consumer group.
@@ -194,6 +206,9 @@ type Source struct {
 
 // Target is the stream that a flow publishes its events to.
 type Target struct {
+	// Bus is the name of the bus that the stream is on, that of the source unless the flow says otherwise; empty in a flow
+	// that publishes nothing.
+	Bus string
 	// Stream is the topic, without namespace, and Key the full key of the stream. Both are empty in a flow that publishes
 	// nothing; else both are filled in.
 	Stream, Key string
@@ -238,11 +253,64 @@ type StageSpec struct {
 	Index int
 }
 
+// StreamKey returns the full key of a stream of the default bus; see [Bus.StreamKey].
+func (f *File) StreamKey(topic, key string) string { return f.Bus.StreamKey(topic, key) }
+
 // StreamKey returns the full key of a stream: the given key, or else Redis.StreamKey with the namespace and the topic
 // filled in. The in-memory bus names its streams the same way.
-func (f *File) StreamKey(topic, key string) string {
+func (b *Bus) StreamKey(topic, key string) string {
 	if key != "" {
 		return key
 	}
-	return strings.NewReplacer("{ns}", f.Bus.Namespace, "{topic}", topic).Replace(f.Bus.Redis.StreamKey)
+	return strings.NewReplacer("{ns}", b.Namespace, "{topic}", topic).Replace(b.Redis.StreamKey)
+}
+
+// BusNamed returns the bus with the given name, the default one for an empty name, and nil when there is none.
+func (f *File) BusNamed(name string) *Bus {
+	if name == "" || name == DefaultBus {
+		return &f.Bus
+	}
+	for i := range f.Buses {
+		if f.Buses[i].Name == name {
+			return &f.Buses[i]
+		}
+	}
+	return nil
+}
+
+// UsedBuses returns the buses that flows read from or publish to, in the order of the file, the default one first.
+func (f *File) UsedBuses() []*Bus {
+	used := make(map[string]bool)
+	for i := range f.Flows {
+		used[f.Flows[i].From.Bus] = true
+		if f.Flows[i].To.Stream != "" {
+			used[f.Flows[i].To.Bus] = true
+		}
+	}
+	var list []*Bus
+	for i := -1; i < len(f.Buses); i++ {
+		b := &f.Bus
+		if i >= 0 {
+			b = &f.Buses[i]
+		}
+		if used[b.Name] {
+			list = append(list, b)
+		}
+	}
+	return list
+}
+
+// Place is where the streams of the bus are: two buses of one place have their streams in common. It holds no secret.
+func (b *Bus) Place() string {
+	if b.Backend != "redis" {
+		return "inmem " + b.Name
+	}
+	u, err := url.Parse(b.Redis.URL)
+	if err != nil {
+		return "redis " + b.Name
+	}
+	if u.Scheme == "unix" {
+		return "redis " + u.Path + "/" + cmp.Or(u.Query().Get("db"), "0")
+	}
+	return "redis " + u.Hostname() + ":" + cmp.Or(u.Port(), "6379") + "/" + cmp.Or(strings.Trim(u.Path, "/"), u.Query().Get("db"), "0")
 }

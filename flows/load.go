@@ -81,6 +81,7 @@ func (f *File) decode(t *tree, root *Node) {
 	}
 	f.root = root
 	c := decoding{diags: t.diags, at: root.pos}
+	f.Bus.Name, f.Bus.Pos = DefaultBus, root.Get("bus").Pos()
 	c.fields(f.fields(t), root)
 	f.Admin.finish(root.Get("admin"), c)
 	f.Rates.Pos = root.Get("rates").Get("share").Pos()

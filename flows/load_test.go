@@ -62,7 +62,7 @@ func TestBuiltIn(t *testing.T) {
 		Enabled:         true,
 		ShutdownTimeout: 8 * time.Second,
 		Bus: flows.Bus{
-			Backend: "inmem", Namespace: "mdp", Capacity: 10000, MaxEventSize: 1 << 20, DeadLetterBuffer: 10000,
+			Name: "default", Backend: "inmem", Namespace: "mdp", Capacity: 10000, MaxEventSize: 1 << 20, DeadLetterBuffer: 10000,
 			Redis: flows.Redis{
 				URL: "redis://localhost:6379/0", StreamKey: "{ns}:{ns}.{topic}", Batch: 500, MaxInFlight: 4096,
 				AckEvery: 5 * time.Millisecond, AckBatch: 500, Block: 2 * time.Second, Lease: 5 * time.Second,
@@ -80,7 +80,7 @@ func TestBuiltIn(t *testing.T) {
 			Name:    "feedback",
 			Enabled: true,
 			From: flows.Source{
-				Stream: "telemetry.feedback", Key: "mdp:mdp.telemetry.feedback", Group: "pipeline", Start: "oldest",
+				Bus: "default", Stream: "telemetry.feedback", Key: "mdp:mdp.telemetry.feedback", Group: "pipeline", Start: "oldest",
 			},
 			To: flows.Target{Format: "canonical"},
 			Retry: flows.Retry{

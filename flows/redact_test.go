@@ -35,6 +35,82 @@ flows:
           ${NOT_A_VARIABLE}: {}
 `
 
+// buses is a file of several buses, each flow on others.
+const buses = `
+version: 1
+bus: {namespace: prod, lanes: 3}
+buses:
+  shared: {backend: redis, lanes: 5, redis: {stream_key: "{ns}/{topic}", tls: {ca: a}}}
+  other: {backend: inmem, namespace: test}
+flows:
+  a: {from: {stream: s1}, stages: [x], to: {bus: other, stream: t1}}
+  b: {from: {bus: shared, stream: s2}, stages: [x], to: {stream: t2}}
+  c: {from: {bus: other, stream: s3}, stages: [x], to: {bus: default, stream: t3}, lanes: 7}
+`
+
+// A flow without a choice is on the default bus, publishes to the bus that it reads
+// from, and has that bus's keys and lanes.
+func TestBuses(t *testing.T) {
+	f := parse(t, buses, nil)
+	type resolved struct {
+		From, Key, DeadLetter, To, ToKey string
+		Lanes                            int
+	}
+	var got []resolved
+	for _, w := range f.Flows {
+		got = append(got, resolved{w.From.Bus, w.From.Key, w.DeadLetter.Key, w.To.Bus, w.To.Key, w.Lanes})
+	}
+	want := []resolved{
+		{"default", "prod:prod.s1", "prod:prod.s1.dlq", "other", "test:test.t1", 3},
+		{"shared", "prod/s2", "prod/s2.dlq", "shared", "prod/t2", 5},
+		{"other", "test:test.s3", "test:test.s3.dlq", "default", "prod:prod.t3", 7},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	var used []string
+	for _, b := range f.UsedBuses() {
+		used = append(used, b.Name)
+	}
+	if diff := cmp.Diff([]string{"default", "shared", "other"}, used); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestPlace(t *testing.T) {
+	of := func(backend, url string) string {
+		b := flows.Bus{Name: "n", Backend: backend, Redis: flows.Redis{URL: url}}
+		return b.Place()
+	}
+	for want, urls := range map[string][]string{
+		"redis h:6379/0":       {"redis://h", "redis://h/", "rediss://h:6379/0", "redis://u:secret@h?protocol=3"},
+		"redis h:1/2":          {"redis://h:1/2", "redis://h:1?db=2", "redis://h:1/2/"},
+		"redis /run/r.sock/0":  {"unix:///run/r.sock", "unix://u:secret@/run/r.sock?db=0"},
+		"redis /run/r.sock/12": {"unix:///run/r.sock?db=12"},
+	} {
+		for _, url := range urls {
+			if got := of("redis", url); got != want {
+				t.Errorf("%s is at %q, want %q", url, got, want)
+			}
+		}
+	}
+	if got := of("inmem", "redis://h"); got != "inmem n" {
+		t.Errorf("in memory: %q", got)
+	}
+}
+
+// The password of each bus stays secret.
+func TestRedactedBuses(t *testing.T) {
+	f := parse(t, strings.Replace(buses, "redis: {", `redis: {url: "redis://u:hunter2@h/1", `, 1), nil)
+	got, err := f.Redacted()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(got), "hunter2") || !strings.Contains(string(got), "url: redis://u:***@h/1") {
+		t.Errorf("listing:\n%s", got)
+	}
+}
+
 func TestRedacted(t *testing.T) {
 	f := parse(t, full, map[string]string{
 		"REDIS_URL":      "rediss://pulse:hunter2@redis.example:6380/2?protocol=3",
@@ -68,6 +144,7 @@ func TestRedactedMeansTheSame(t *testing.T) {
 		"built-in": string(flows.DefaultSource()),
 		"full":     strings.ReplaceAll(full, "hunter2", "***"),
 		"minimal":  minimal,
+		"buses":    buses,
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := parse(t, src, map[string]string{

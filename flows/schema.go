@@ -29,7 +29,16 @@ func (f *File) fields(t *tree) Fields {
 		Duration("shutdown_timeout", &f.ShutdownTimeout,
 			"the time that events in flight get to finish when the process is told to stop",
 			Default("8s"), Above("0s")),
-		Object("bus", f.Bus.fields(), "how events travel"),
+		Object("bus", f.Bus.fields(), "how events travel: the bus default, which flows are on that name no other"),
+		newField(Field{
+			Name: "buses", Doc: "further buses, by the name that flows give in from.bus and to.bus; default is that of bus",
+			Kind: KindMap, Fields: new(Bus).namedFields(),
+			value: &entries[Bus]{
+				dst: &f.Buses, what: "bus", tree: t, check: checkBusName,
+				fields: (*Bus).namedFields, name: func(b *Bus) *string { return &b.Name },
+				finish: func(b *Bus, n *Node, c decoding) { b.finish(f, n, c) },
+			},
+		}, nil),
 		Object("admin", f.Admin.fields(), "the HTTP listener: metrics, health, ingest and operation"),
 		Object("registry", f.Registry.fields(),
 			"the settings of a schema registry; this version reads them and uses none"),
@@ -83,6 +92,37 @@ func (b *Bus) fields() Fields {
 			"inmem: the number of dead letters kept; the oldest make room", Default("10000"), Min(1), Max(10_000_000)),
 		Object("redis", b.Redis.fields(), "how to reach Redis and read its streams; used by the redis backend"),
 	}
+}
+
+// namedFields are those of a bus of buses.
+func (b *Bus) namedFields() Fields {
+	fs := b.fields()
+	for i := range fs {
+		switch f := &fs[i]; f.Name {
+		case "backend":
+			f.Required, f.HasDefault, f.Default, f.Example = true, false, "", "redis"
+		case "namespace":
+			f.HasDefault, f.Default, f.Example = false, "", "prod"
+			f.Doc += "; absent means bus.namespace"
+		}
+	}
+	return fs
+}
+
+// finish fills in what depends on the default bus.
+func (b *Bus) finish(f *File, n *Node, c decoding) {
+	b.Pos = c.at
+	b.Redis.finish(n.Get("redis"), c)
+	if b.Namespace == "" {
+		b.Namespace = f.Bus.Namespace
+	}
+}
+
+func checkBusName(name string) error {
+	if name == DefaultBus {
+		return errors.New("must not be default, which is the bus of the key bus")
+	}
+	return checkLowerName(name)
 }
 
 func (r *Redis) fields() Fields {
@@ -386,15 +426,18 @@ func (w *Flow) fields() Fields {
 			"all of them; absent publishes nothing"),
 		Object("retry", w.Retry.fields(), "how often and when a failed event is tried again"),
 		Object("dead_letter", w.DeadLetter.fields(), "where events go that cannot be handled"),
-		Int("lanes", &w.Lanes, "the number of events handled at once; absent means bus.lanes", Min(0), Max(4096)),
+		Int("lanes", &w.Lanes, "the number of events handled at once; absent means the lanes of the bus", Min(0), Max(4096)),
 	}
 }
 
 func (s *Source) fields() Fields {
 	return Fields{
+		String("bus", &s.Bus, "the bus that the stream is on: a name of buses, or default for that of bus; dead letters, and "+
+			"what stages publish, stay on it",
+			Default(DefaultBus)),
 		String("stream", &s.Stream, "the topic, without namespace", Required(), Example("telemetry.feedback"),
 			Check(func() error { return checkName(s.Stream) })),
-		String("key", &s.Key, "the full key of the stream, instead of the one made by bus.redis.stream_key",
+		String("key", &s.Key, "the full key of the stream, instead of the one made by the bus's redis.stream_key",
 			Example("prod:prod.telemetry.feedback"), Check(func() error { return checkKey(s.Key) })),
 		String("group", &s.Group, "the consumer group; flows that share one share the events", Default("pipeline"),
 			Check(func() error { return checkName(s.Group) })),
@@ -406,9 +449,11 @@ func (s *Source) fields() Fields {
 
 func (t *Target) fields() Fields {
 	return Fields{
+		String("bus", &t.Bus, "the bus that the stream is on: a name of buses, or default for that of bus; absent means the bus "+
+			"that the flow reads from", Example("shared"), Check(t.checkBus, "stream")),
 		String("stream", &t.Stream, "the topic, without namespace; empty publishes nothing", Default(""), Example("market.mid"),
 			Check(t.checkStream)),
-		String("key", &t.Key, "the full key of the stream, instead of the one made by bus.redis.stream_key", Default(""),
+		String("key", &t.Key, "the full key of the stream, instead of the one made by the bus's redis.stream_key", Default(""),
 			Example("prod:prod.market.mid"), Check(func() error { return t.checkKey() }, "stream")),
 		Enum("format", &t.Format, []string{FormatCanonical, FormatSame},
 			"canonical publishes an envelope of its own; same publishes the bytes that were received, where no stage has "+
@@ -422,6 +467,13 @@ func (t *Target) checkStream() error {
 		return nil
 	}
 	return checkName(t.Stream)
+}
+
+func (t *Target) checkBus() error {
+	if t.Bus != "" && t.Stream == "" {
+		return errors.New("needs stream: without one nothing is published")
+	}
+	return nil
 }
 
 func (t *Target) checkKey() error {

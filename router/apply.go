@@ -153,7 +153,7 @@ func (s *swap) build(plan *Plan, former []*flow) ([]*flow, error) {
 		if p.Disabled != "" || slices.ContainsFunc(s.kept, func(f *flow) bool { return f.plan.Name == p.Name }) {
 			continue
 		}
-		f, err := buildFlow(p, s.router.deps)
+		f, err := buildFlow(p, s.router.deps, s.router.transports)
 		if err != nil {
 			return nil, errors.Join(err, discardAll(next))
 		}
@@ -172,7 +172,7 @@ func (s *swap) build(plan *Plan, former []*flow) ([]*flow, error) {
 // inPlaceOf finds the flow that read what f reads.
 func inPlaceOf(f *flow, former []*flow) *flow {
 	for _, o := range former {
-		if o.plan.StreamKey == f.plan.StreamKey && o.plan.Group == f.plan.Group {
+		if o.plan.Bus == f.plan.Bus && o.plan.StreamKey == f.plan.StreamKey && o.plan.Group == f.plan.Group {
 			return o
 		}
 	}

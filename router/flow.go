@@ -61,10 +61,14 @@ type counts struct {
 
 func (c *counts) settled(o stages.Outcome) { c.outcomes[o].Add(1) }
 
-func buildFlow(plan FlowPlan, deps Deps) (f *flow, err error) {
+func buildFlow(plan FlowPlan, deps Deps, buses transports) (f *flow, err error) {
+	source, err := buses.of(plan.Bus)
+	if err != nil {
+		return nil, fmt.Errorf("flow %q: %w", plan.Name, err)
+	}
 	f = &flow{
 		plan: plan, clock: deps.Clock, trace: deps.Trace, watch: deps.Observe(plan.Name, plan.Topic),
-		publisher: deps.Transport.Publisher(), done: make(chan struct{}), workers: newWorkers(), counts: new(counts),
+		publisher: source.Publisher(), done: make(chan struct{}), workers: newWorkers(), counts: new(counts),
 		log: deps.Logger.With("flow", plan.Name, "stream", plan.Topic),
 	}
 	f.stopped, f.stop = context.WithCancel(context.Background())
@@ -85,7 +89,13 @@ func buildFlow(plan FlowPlan, deps Deps) (f *flow, err error) {
 	}
 	end := func(*message.Message) error { return nil }
 	if plan.To.Key != "" {
-		if end, err = stages.Forward(own, plan.To, plan.Format); err != nil {
+		target, err := buses.of(plan.ToBus)
+		if err != nil {
+			return nil, fmt.Errorf("flow %q: to: %w", plan.Name, err)
+		}
+		last := own
+		last.Publisher = target.Publisher()
+		if end, err = stages.Forward(last, plan.To, plan.Format); err != nil {
 			return nil, fmt.Errorf("flow %q: to: %w", plan.Name, err)
 		}
 	}
@@ -98,11 +108,15 @@ func buildFlow(plan FlowPlan, deps Deps) (f *flow, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("flow %q: router: %w", plan.Name, err)
 	}
-	deps.Transport.RetainDeadLetters(plan.DeadLetterKey)
-	for _, out := range plan.Publications {
-		deps.Transport.ExpectPublish(out.Key)
+	source.RetainDeadLetters(plan.DeadLetterKey)
+	for _, out := range plan.Targets() {
+		target, err := buses.of(out.Bus)
+		if err != nil {
+			return nil, fmt.Errorf("flow %q: %w", plan.Name, err)
+		}
+		target.ExpectPublish(out.Key)
 	}
-	f.sub, err = deps.Transport.Subscriber(plan.StreamKey, plan.Group, plan.Start, plan.Lanes)
+	f.sub, err = source.Subscriber(plan.StreamKey, plan.Group, plan.Start, plan.Lanes)
 	if err != nil {
 		return nil, fmt.Errorf("flow %q: subscribe %s: %w", plan.Name, plan.StreamKey, err)
 	}

@@ -17,6 +17,19 @@ const CodeFlowLoop = "flow-loop"
 // them to try again is no circle of events that succeed.
 func checkLoops(plan *Plan, d *flows.Diagnostics) {
 	c := circles{plan: plan, diags: d, state: make([]uint8, len(plan.Flows))}
+	places := make(map[string]string)
+	for _, b := range plan.File.UsedBuses() {
+		places[b.Name] = b.Place()
+	}
+	for i := range plan.Flows {
+		p := &plan.Flows[i]
+		c.reads = append(c.reads, Target{places[p.Bus], p.StreamKey})
+		writes := p.Targets()
+		for j := range writes {
+			writes[j].Bus = places[writes[j].Bus]
+		}
+		c.writes = append(c.writes, writes)
+	}
 	for i := range plan.Flows {
 		c.visit(i)
 	}
@@ -24,10 +37,12 @@ func checkLoops(plan *Plan, d *flows.Diagnostics) {
 
 // circles walks the flows depth first.
 type circles struct {
-	plan  *Plan
-	diags *flows.Diagnostics
-	state []uint8 // 0 not seen, 1 on the path, 2 done
-	path  []step
+	plan   *Plan
+	diags  *flows.Diagnostics
+	reads  []Target   // by flow; for the bus its place, which two of them may share
+	writes [][]Target // by flow, in the order of its publications
+	state  []uint8    // 0 not seen, 1 on the path, 2 done
+	path   []step
 }
 
 // step is a flow and what it publishes on the way to the next.
@@ -41,12 +56,12 @@ func (c *circles) visit(i int) {
 		return
 	}
 	c.state[i] = 1
-	for _, out := range c.plan.Flows[i].Publications {
-		if out.Key == c.plan.Flows[i].StreamKey {
+	for k, out := range c.plan.Flows[i].Publications {
+		if c.writes[i][k] == c.reads[i] {
 			continue // its own diagnostic
 		}
 		for j := range c.plan.Flows {
-			if c.plan.Flows[j].StreamKey != out.Key || !c.plan.File.Flows[j].Enabled {
+			if c.reads[j] != c.writes[i][k] || !c.plan.File.Flows[j].Enabled {
 				continue
 			}
 			c.path = append(c.path, step{i, out})

@@ -20,6 +20,9 @@ type Plan struct {
 type FlowPlan struct {
 	// Name is the flow's name in the file.
 	Name string
+	// Bus is the name of the bus it reads from, which its dead letters and what its
+	// stages publish go to as well.
+	Bus string
 	// Topic is the stream without namespace, StreamKey its full key, Group the
 	// consumer group, Start where a new group begins: oldest or newest.
 	Topic     string
@@ -37,15 +40,40 @@ type FlowPlan struct {
 	// Stages are in the order of the file.
 	Stages []stages.Planned
 	// To is what the flow publishes to when the stages have passed, in the given format;
-	// its Key is empty when there is none.
+	// its Key is empty when there is none. ToBus is the name of the bus it is on.
 	To     stages.Publication
+	ToBus  string
 	Format string
-	// Publications are all the streams that the flow writes, dead letters excepted.
+	// Publications are all the streams that the flow writes, dead letters excepted: those
+	// of its stages, and To as the last.
 	Publications []stages.Publication
 	// MaxEventSize is the most bytes an event may have.
 	MaxEventSize int
 	// Disabled says why the flow does not run; "" when it does.
 	Disabled string
+}
+
+// Target is a stream by the name of its bus and its key.
+type Target struct{ Bus, Key string }
+
+// Targets are the streams of Publications, in their order.
+func (p *FlowPlan) Targets() []Target {
+	list := make([]Target, 0, len(p.Publications))
+	for _, out := range p.Publications {
+		list = append(list, Target{p.Bus, out.Key})
+	}
+	if p.To.Key != "" {
+		list[len(list)-1].Bus = p.ToBus
+	}
+	return list
+}
+
+// Buses are the names of the buses that the flow needs.
+func (p *FlowPlan) Buses() []string {
+	if p.ToBus == "" || p.ToBus == p.Bus {
+		return []string{p.Bus}
+	}
+	return []string{p.Bus, p.ToBus}
 }
 
 // preferTrack is implemented by stage configs that prefer a schema track.
@@ -72,14 +100,18 @@ func NewPlan(f *flows.File, reg *stages.Registry) (*Plan, flows.Diagnostics) {
 }
 
 func planFlow(f *flows.File, flow *flows.Flow, reg *stages.Registry, providers []string, d *flows.Diagnostics) FlowPlan {
+	source, target := f.BusNamed(flow.From.Bus), f.BusNamed(flow.To.Bus)
+	if source == nil {
+		source = &f.Bus // which has been reported
+	}
 	p := FlowPlan{
-		Name: flow.Name, Topic: flow.From.Stream, StreamKey: flow.From.Key,
+		Name: flow.Name, Bus: source.Name, Topic: flow.From.Stream, StreamKey: flow.From.Key,
 		Group: flow.From.Group, Start: flow.From.Start, Lanes: flow.Lanes,
 		DeadLetterTopic: flow.DeadLetter.Stream, DeadLetterKey: flow.DeadLetter.Key,
-		Track: event.TrackV1, Retry: flow.Retry, MaxEventSize: int(f.Bus.MaxEventSize), Format: flow.To.Format,
+		Track: event.TrackV1, Retry: flow.Retry, MaxEventSize: int(source.MaxEventSize), Format: flow.To.Format,
 	}
 	p.Stages = reg.Resolve(flow.Stages, stages.Scope{
-		Flow: flow.Name, SourceKey: p.StreamKey, Dir: f.Dir, Providers: providers, Key: f.StreamKey,
+		Flow: flow.Name, SourceKey: p.StreamKey, Dir: f.Dir, Providers: providers, Key: source.StreamKey,
 	}, d)
 	needsProviders := false
 	for _, s := range p.Stages {
@@ -93,7 +125,9 @@ func planFlow(f *flows.File, flow *flows.Flow, reg *stages.Registry, providers [
 			p.Publications = append(p.Publications, out.Publications()...)
 		}
 	}
-	if flow.To.Stream != "" {
+	if flow.To.Stream != "" && target != nil {
+		p.ToBus = target.Name
+		p.MaxEventSize = min(p.MaxEventSize, int(target.MaxEventSize))
 		p.To = stages.Publication{Topic: flow.To.Stream, Key: flow.To.Key, Always: true}
 		p.Publications = append(p.Publications, p.To)
 	}
@@ -112,7 +146,7 @@ func planFlow(f *flows.File, flow *flows.Flow, reg *stages.Registry, providers [
 // that the file says of it, with variables and defaults, and the content of the files
 // it refers to.
 func (p FlowPlan) Equal(q FlowPlan) bool {
-	if p.Name != q.Name || p.Topic != q.Topic || p.StreamKey != q.StreamKey || p.Group != q.Group || p.Start != q.Start ||
+	if p.Name != q.Name || p.Bus != q.Bus || p.ToBus != q.ToBus || p.Topic != q.Topic || p.StreamKey != q.StreamKey || p.Group != q.Group || p.Start != q.Start ||
 		p.Lanes != q.Lanes || p.DeadLetterTopic != q.DeadLetterTopic || p.DeadLetterKey != q.DeadLetterKey ||
 		p.Track != q.Track || p.Retry != q.Retry || p.To != q.To || p.Format != q.Format ||
 		p.MaxEventSize != q.MaxEventSize || p.Disabled != q.Disabled || !slices.Equal(p.Publications, q.Publications) {

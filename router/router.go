@@ -12,8 +12,11 @@ import (
 
 // Deps is what Build needs beside the plan.
 type Deps struct {
-	// Transport carries every flow of the plan.
+	// Transport carries the flows of the default bus.
 	Transport Transport
+	// Transports carry those of the other buses, by name; the default one may be among
+	// them instead of in Transport.
+	Transports map[string]Transport
 	// Rates is the rate coordinator; nil in a file without providers.
 	Rates stages.RateApplier
 	// Limiters makes what throttle stages take their tokens from.
@@ -33,8 +36,9 @@ type Deps struct {
 
 // Router runs the flows of a plan, and of those that take its place.
 type Router struct {
-	deps Deps
-	log  *slog.Logger
+	deps       Deps
+	transports transports
+	log        *slog.Logger
 
 	apply sync.Mutex // held by Apply: one after another
 	swap  sync.Mutex // held while flows are started, and to begin the last drain
@@ -64,12 +68,12 @@ func Build(plan *Plan, deps Deps) (*Router, error) {
 	if deps.Logger == nil {
 		deps.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Router{plan: plan, deps: deps, log: deps.Logger}
+	r := &Router{plan: plan, deps: deps, transports: deps.named(), log: deps.Logger}
 	for _, p := range plan.Flows {
 		if p.Disabled != "" {
 			continue
 		}
-		f, err := buildFlow(p, deps)
+		f, err := buildFlow(p, deps, r.transports)
 		if err != nil {
 			for _, built := range r.flows {
 				err = errors.Join(err, built.discard())

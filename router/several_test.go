@@ -284,15 +284,15 @@ func TestLoops(t *testing.T) {
 		"chain": {flow("a", "s1", pass, "s2") + flow("b", "s2", pass, "s3"), ""},
 		"two": {
 			flow("a", "s1", pass, "s2") + flow("b", "s2", pass, "s1"),
-			`flows.yaml:3:3: flows publish in a circle: a -> s2 -> b -> s1 -> a: each event would run in it for ever`,
+			`flows.yaml:4:3: flows publish in a circle: a -> s2 -> b -> s1 -> a: each event would run in it for ever`,
 		},
 		"three, entered from outside": {
 			flow("in", "s0", pass, "s1") + flow("a", "s1", pass, "s2") + flow("b", "s2", pass, "s3") + flow("c", "s3", pass, "s1"),
-			`flows.yaml:4:3: flows publish in a circle: a -> s2 -> b -> s3 -> c -> s1 -> a: each`,
+			`flows.yaml:5:3: flows publish in a circle: a -> s2 -> b -> s3 -> c -> s1 -> a: each`,
 		},
 		"filtered": {
 			flow("a", "s1", "{filter: {when: true}}", "s2") + flow("b", "s2", pass, "s1"),
-			`flows.yaml:3:3: warning: flows publish in a circle: a -> s2 -> b -> s1 -> a: an event runs in it until a stage stops ` +
+			`flows.yaml:4:3: warning: flows publish in a circle: a -> s2 -> b -> s1 -> a: an event runs in it until a stage stops ` +
 				`it: allow it here if that is meant [flow-loop]`,
 		},
 		"routed": {
@@ -301,8 +301,21 @@ func TestLoops(t *testing.T) {
 		"switched off": {
 			flow("a", "s1", pass, "s2") + "  b: {enabled: false, from: {stream: s2}, stages: [dedupe], to: {stream: s1}}\n", "",
 		},
+		"over two buses": {
+			"  a: {from: {stream: s1}, stages: [dedupe], to: {bus: m, stream: s2}}\n" +
+				"  b: {from: {bus: m, stream: s2}, stages: [{tap: {}}], to: {bus: default, stream: s1}}\n", "[flow-loop]",
+		},
+		"one key on two buses": {
+			"  a: {from: {stream: s1}, stages: [{tap: {}}], to: {bus: m, stream: s2}}\n" +
+				"  b: {from: {stream: s2}, stages: [{tap: {}}], to: {bus: m, stream: s1}}\n", "",
+		},
+		"two buses of one server": {
+			"  a: {from: {bus: r1, stream: s1}, stages: [{tap: {}}], to: {bus: r2, stream: s2}}\n" +
+				"  b: {from: {bus: r1, stream: s2}, stages: [{tap: {}}], to: {stream: s1}}\n",
+			`flows.yaml:4:3: flows publish in a circle: a -> s2 -> b -> s1 -> a: each event would run in it for ever`,
+		},
 	} {
-		src := "version: 1\nflows:\n" + strings.ReplaceAll(tt.flows, `key == \"x\"`, "deliveries > 1")
+		src := "version: 1\nbuses: {m: {backend: inmem}, r1: {backend: redis}, r2: {backend: redis}}\nflows:\n" + strings.ReplaceAll(tt.flows, `key == \"x\"`, "deliveries > 1")
 		f, d := flows.Parse("flows.yaml", []byte(src), nil)
 		if d.HasErrors() {
 			t.Fatal(d)

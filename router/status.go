@@ -1,6 +1,11 @@
 package router
 
-import "github.com/mjdevaccount/pulseflow/stages"
+import (
+	"fmt"
+
+	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/stages"
+)
 
 // The states of a flow.
 const (
@@ -14,6 +19,7 @@ const (
 // FlowStatus tells what a flow is and how it fares.
 type FlowStatus struct {
 	Name       string   `json:"name"`
+	Bus        string   `json:"bus"`
 	State      string   `json:"state"`
 	Reason     string   `json:"reason,omitempty"`
 	Stream     string   `json:"stream"`
@@ -21,6 +27,7 @@ type FlowStatus struct {
 	Group      string   `json:"group"`
 	Stages     []string `json:"stages"`
 	To         string   `json:"to,omitempty"`
+	ToBus      string   `json:"to_bus,omitempty"`
 	DeadLetter string   `json:"dead_letter"`
 	// Success, Duplicate, Filtered and Error count events settled since the start; Lost those
 	// that a drain left unhandled on a bus that cannot deliver them again.
@@ -33,22 +40,29 @@ type FlowStatus struct {
 
 // Status lists the flows of the plan, in its order.
 func (r *Router) Status() []FlowStatus {
+	list, _ := r.Health()
+	return list
+}
+
+// Health lists the flows of the plan, in its order, and by name what keeps each bus
+// from being used: nil where nothing does. Buses are asked only while the flows run. A
+// flow is degraded when a bus that it needs is.
+func (r *Router) Health() (list []FlowStatus, buses map[string]error) {
 	r.mu.Lock()
 	state, plan, flows := r.state, r.plan, r.flows
 	r.mu.Unlock()
-	var down error
 	if state == stateRunning { // asking takes time when the answer does not come
-		down = r.deps.Transport.Up()
+		buses = r.transports.up()
 	}
 	running := make(map[string]*flow, len(flows))
 	for _, f := range flows {
 		running[f.plan.Name] = f
 	}
-	list := make([]FlowStatus, 0, len(plan.Flows))
+	list = make([]FlowStatus, 0, len(plan.Flows))
 	for _, p := range plan.Flows {
 		s := FlowStatus{
-			Name: p.Name, State: StateRunning, Stream: p.Topic, StreamKey: p.StreamKey,
-			Group: p.Group, To: p.To.Key, DeadLetter: p.DeadLetterKey,
+			Name: p.Name, Bus: p.Bus, State: StateRunning, Stream: p.Topic, StreamKey: p.StreamKey,
+			Group: p.Group, To: p.To.Key, ToBus: p.ToBus, DeadLetter: p.DeadLetterKey,
 		}
 		for _, st := range p.Stages {
 			s.Stages = append(s.Stages, st.Kind)
@@ -72,10 +86,25 @@ func (r *Router) Status() []FlowStatus {
 			s.State = StateStarting
 		case f.ended():
 			s.State, s.Reason = StateDegraded, "the flow has ended by itself; restart the process"
-		case down != nil:
-			s.State, s.Reason = StateDegraded, down.Error()
+		default:
+			s.degrade(&p, buses)
 		}
 		list = append(list, s)
 	}
-	return list
+	return list, buses
+}
+
+// degrade tells which bus that the flow needs cannot be used.
+func (s *FlowStatus) degrade(p *FlowPlan, buses map[string]error) {
+	for _, name := range p.Buses() {
+		err := buses[name]
+		if err == nil {
+			continue
+		}
+		s.State, s.Reason = StateDegraded, err.Error()
+		if name != flows.DefaultBus {
+			s.Reason = fmt.Sprintf("bus %q: %s", name, s.Reason)
+		}
+		return
+	}
 }

@@ -1,6 +1,14 @@
 package router
 
-import "github.com/ThreeDotsLabs/watermill/message"
+import (
+	"fmt"
+	"maps"
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/mjdevaccount/pulseflow/flows"
+)
 
 // Transport is a bus as the router sees it.
 //
@@ -23,6 +31,47 @@ type Transport interface {
 	ExpectPublish(stream string)
 	// Up is nil when the transport can be used, and says why not otherwise.
 	Up() error
+}
+
+// transports are the buses of a plan by name.
+type transports map[string]Transport
+
+// named returns the transports of deps.
+func (deps Deps) named() transports {
+	t := make(transports, len(deps.Transports)+1)
+	maps.Copy(t, deps.Transports)
+	if deps.Transport != nil {
+		t[flows.DefaultBus] = deps.Transport
+	}
+	return t
+}
+
+// of returns the transport of a bus.
+func (t transports) of(name string) (Transport, error) {
+	if b, ok := t[name]; ok {
+		return b, nil
+	}
+	return nil, fmt.Errorf("no transport carries bus %q", name)
+}
+
+// up asks all at once, and returns what keeps each from being used, nil where nothing
+// does.
+func (t transports) up() map[string]error {
+	var (
+		mu     sync.Mutex
+		wg     sync.WaitGroup
+		faults = make(map[string]error, len(t))
+	)
+	for name, b := range t {
+		wg.Go(func() {
+			err := b.Up()
+			mu.Lock()
+			defer mu.Unlock()
+			faults[name] = err
+		})
+	}
+	wg.Wait()
+	return faults
 }
 
 // unhandled is implemented by subscribers whose transport loses what was not

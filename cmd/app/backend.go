@@ -7,7 +7,6 @@ import (
 	"log/slog"
 
 	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/internal/adjust"
@@ -35,26 +34,34 @@ type backend interface {
 	registers() adjust.Registers
 	// overflow is how many entries of a stream a bounded buffer has dropped.
 	overflow(stream string) int64
-	// follow makes what is measured that of another plan's flows.
-	follow(plan *router.Plan)
-	// idle reports whether the flows of plan have nothing queued or in flight.
-	idle(ctx context.Context, plan *router.Plan) (bool, error)
+	// follow makes what is measured that of other flows that read from it.
+	follow(own []router.FlowPlan)
+	// idle reports whether flows that read from it have nothing queued or in flight.
+	idle(ctx context.Context, own []router.FlowPlan) (bool, error)
 	// Close ends what is still open.
 	Close(ctx context.Context) error
 }
 
-// newBackend makes the bus of a plan, with its metrics. A bus that delivers entries
-// again until they are acknowledged calls beforeAck before it acknowledges any.
-func newBackend(plan *router.Plan, reg prometheus.Registerer, log *slog.Logger,
+// The backends of a bus.
+const (
+	backendMemory = "inmem"
+	backendRedis  = "redis"
+)
+
+// newBackend makes a bus of a plan. A bus that delivers entries again until they are
+// acknowledged calls beforeAck before it acknowledges any, and has metrics.
+func newBackend(plan *router.Plan, b *flows.Bus, metrics *telemetry.Streams, log *slog.Logger,
 	beforeAck func(ctx context.Context, stream, group string) error,
 ) (backend, error) {
-	f := plan.File
-	if f.Bus.Backend == "redis" {
-		return newRedisBackend(plan, reg, log, beforeAck)
+	if b.Name != flows.DefaultBus {
+		log = log.With("bus", b.Name)
+	}
+	if b.Backend == backendRedis {
+		return newRedisBackend(plan, b, metrics, log, beforeAck)
 	}
 	m, err := bus.NewInMemory(bus.InMemoryConfig{
-		Capacity: f.Bus.Capacity, Lanes: f.Bus.Lanes, MaxEventSize: f.Bus.MaxEventSize,
-		DeadLetterBuffer: f.Bus.DeadLetterBuffer, DrainTimeout: f.ShutdownTimeout, Logger: log,
+		Capacity: b.Capacity, Lanes: b.Lanes, MaxEventSize: b.MaxEventSize,
+		DeadLetterBuffer: b.DeadLetterBuffer, DrainTimeout: plan.File.ShutdownTimeout, Logger: log,
 	})
 	if err != nil {
 		return nil, err
@@ -96,24 +103,24 @@ func (memoryBackend) registers() adjust.Registers { return nil }
 
 func (b memoryBackend) overflow(stream string) int64 { return b.DeadLetterOverflow(stream) }
 
-func (memoryBackend) follow(*router.Plan) {}
+func (memoryBackend) follow([]router.FlowPlan) {}
 
-func (b memoryBackend) idle(context.Context, *router.Plan) (bool, error) { return b.Idle(), nil }
+func (b memoryBackend) idle(context.Context, []router.FlowPlan) (bool, error) { return b.Idle(), nil }
 
 // newRedis opens no connection: Redis may come later.
-func newRedis(f *flows.File, log *slog.Logger, observer bus.RedisObserver) (*bus.Redis, error) {
-	return bus.NewRedis(redisConfig(f, log, observer))
+func newRedis(f *flows.File, b *flows.Bus, log *slog.Logger, observer bus.RedisObserver) (*bus.Redis, error) {
+	return bus.NewRedis(redisConfig(f, b, log, observer))
 }
 
-func redisConfig(f *flows.File, log *slog.Logger, observer bus.RedisObserver) bus.RedisConfig {
-	r := f.Bus.Redis
+func redisConfig(f *flows.File, b *flows.Bus, log *slog.Logger, observer bus.RedisObserver) bus.RedisConfig {
+	r := b.Redis
 	return bus.RedisConfig{
 		URL:      r.URL,
 		TLS:      bus.RedisTLS{CA: r.TLS.CA, Cert: r.TLS.Cert, Key: r.TLS.Key, ServerName: r.TLS.ServerName},
 		Consumer: r.Consumer, Batch: r.Batch, MaxInFlight: r.MaxInFlight, AckEvery: r.AckEvery, AckBatch: r.AckBatch,
 		Block: r.Block, Lease: r.Lease, MaxIdle: r.MaxIdle, MaxDeliveries: r.MaxDeliveries,
-		MaxLen: r.MaxLen, DeadLetterMaxLen: unlimited(r.DeadLetterMaxLen), Trim: r.Trim, Lanes: f.Bus.Lanes,
-		MaxEventSize: f.Bus.MaxEventSize, DrainTimeout: f.ShutdownTimeout, Logger: log, Observer: observer,
+		MaxLen: r.MaxLen, DeadLetterMaxLen: unlimited(r.DeadLetterMaxLen), Trim: r.Trim, Lanes: b.Lanes,
+		MaxEventSize: b.MaxEventSize, DrainTimeout: f.ShutdownTimeout, Logger: log, Observer: observer,
 	}
 }
 
@@ -125,40 +132,36 @@ func unlimited(n int64) int64 {
 	return n
 }
 
-func newRedisBackend(plan *router.Plan, reg prometheus.Registerer, log *slog.Logger,
+func newRedisBackend(plan *router.Plan, b *flows.Bus, metrics *telemetry.Streams, log *slog.Logger,
 	beforeAck func(ctx context.Context, stream, group string) error,
 ) (backend, error) {
 	// The metrics ask the transport, and the transport reports to the metrics.
 	var r *bus.Redis
-	watch, err := telemetry.NewStreams(reg, groupsOf(plan), func(ctx context.Context, key, group string) (telemetry.GroupState, error) {
+	watch := metrics.Bus(b.Name, groupsOf(flowsOn(plan, b.Name)), func(ctx context.Context, key, group string) (telemetry.GroupState, error) {
 		info, err := r.GroupInfo(ctx, key, group)
 		return telemetry.GroupState{Lag: info.Lag, Pending: info.Pending, OldestPending: info.OldestPending}, err
 	}, func() error { return r.Up() })
-	if err != nil {
-		return nil, err
-	}
-	config := redisConfig(plan.File, log, watch)
+	config := redisConfig(plan.File, b, log, watch)
 	config.BeforeAck = beforeAck
+	var err error
 	if r, err = bus.NewRedis(config); err != nil {
 		return nil, err
 	}
 	return redisBackend{r, watch}, nil
 }
 
-// groupsOf are the consumer groups of a plan's flows.
-func groupsOf(plan *router.Plan) []telemetry.StreamGroup {
-	var groups []telemetry.StreamGroup
-	for _, p := range plan.Flows {
-		if p.Disabled == "" {
-			groups = append(groups, telemetry.StreamGroup{Key: p.StreamKey, Topic: p.Topic, Group: p.Group})
-		}
+// groupsOf are the consumer groups of flows.
+func groupsOf(own []router.FlowPlan) []telemetry.StreamGroup {
+	groups := make([]telemetry.StreamGroup, len(own))
+	for i, p := range own {
+		groups[i] = telemetry.StreamGroup{Key: p.StreamKey, Topic: p.Topic, Group: p.Group}
 	}
 	return groups
 }
 
 type redisBackend struct {
 	*bus.Redis
-	streams *telemetry.Streams // nil where nothing is measured
+	streams *telemetry.BusStreams // nil where nothing is measured
 }
 
 func (b redisBackend) put(ctx context.Context, stream string, data []byte, fields map[string]string) (string, error) {
@@ -200,13 +203,10 @@ func (b redisBackend) registers() adjust.Registers { return b.Registers() }
 // overflow is zero: the stream's own limit is Redis's business.
 func (redisBackend) overflow(string) int64 { return 0 }
 
-func (b redisBackend) follow(plan *router.Plan) { b.streams.Follow(groupsOf(plan)) }
+func (b redisBackend) follow(own []router.FlowPlan) { b.streams.Follow(groupsOf(own)) }
 
-func (b redisBackend) idle(ctx context.Context, plan *router.Plan) (bool, error) {
-	for _, p := range plan.Flows {
-		if p.Disabled != "" {
-			continue
-		}
+func (b redisBackend) idle(ctx context.Context, own []router.FlowPlan) (bool, error) {
+	for _, p := range own {
 		info, err := b.GroupInfo(ctx, p.StreamKey, p.Group)
 		switch {
 		case errors.Is(err, bus.ErrNoGroup): // not attached yet

@@ -171,8 +171,8 @@ func (f *checkFlags) report(
 // summarize says how much of a file runs, and why the rest does not.
 func summarize(w io.Writer, plan *router.Plan) {
 	active := slices.DeleteFunc(slices.Clone(plan.Flows), func(p router.FlowPlan) bool { return p.Disabled != "" })
-	fmt.Fprintf(w, "%s: ok: %d of %d flows run, on the %s bus\n",
-		plan.File.Path, len(active), len(plan.Flows), plan.File.Bus.Backend)
+	fmt.Fprintf(w, "%s: ok: %d of %d flows run, on %s\n",
+		plan.File.Path, len(active), len(plan.Flows), describeBuses(plan.File))
 	for _, p := range plan.Flows {
 		if p.Disabled != "" {
 			fmt.Fprintf(w, "%s: %s\n", plan.File.Path, p.Disabled)

@@ -35,8 +35,10 @@ func deadLetterCommand(sys system) *cobra.Command {
 		Long: `Dead letters are events that could not be handled: their original bytes, the
 reason, the stage, and how often it was tried.
 
-With the redis backend the commands read the dead-letter streams in Redis. Else,
-or with --from, they ask a running service, with PUBLISHER_TOKEN when that is set.`,
+Of flows whose bus is on Redis the commands read the dead-letter streams in Redis.
+For the others, or with --from, they ask a running service, with PUBLISHER_TOKEN
+when that is set. Where one of several buses cannot be asked, that is told, the
+others are shown, and the exit status is 1.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return configError(fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath()))
@@ -79,7 +81,7 @@ func deadLetterList(sys system) *cobra.Command {
 						return err
 					}
 				}
-				return nil
+				return found.complete()
 			}
 			w := tabwriter.NewWriter(sys.stdout, 0, 4, 2, ' ', 0)
 			fmt.Fprintln(w, "FLOW\tID\tORIGINAL ID\tSTAGE\tKIND\tATTEMPTS\tREASON")
@@ -87,7 +89,10 @@ func deadLetterList(sys system) *cobra.Command {
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", l.Flow, l.ID, cell(l.OriginalID), cell(l.Stage),
 					cell(l.ErrorKind), l.Attempts, cell(l.Reason))
 			}
-			return w.Flush()
+			if err := w.Flush(); err != nil {
+				return err
+			}
+			return found.complete()
 		},
 	}
 	flags.register(cmd, 20)
@@ -119,7 +124,7 @@ func deadLetterShow(sys system) *cobra.Command {
 				}
 				fmt.Fprintf(sys.stdout, "%s\n", out)
 			}
-			return nil
+			return found.complete()
 		},
 	}
 	flags.register(cmd, 1000)
@@ -182,7 +187,10 @@ command line, the file or a variable is wrong.`,
 			if failed > 0 {
 				return fmt.Errorf("%d of %d dead letters were not replayed", failed, len(chosen))
 			}
-			return nil
+			if len(ids) > 0 {
+				return nil // all were found
+			}
+			return found.complete()
 		},
 	}
 	flags.register(cmd, 1000)
@@ -220,9 +228,18 @@ type foundLetters struct {
 	store   letterStore
 	letters []foundLetter
 	full    bool // a flow has as many as were asked for, so there may be more
+	unread  int  // flows whose dead letters could not be read, which has been told
 }
 
-// letterStore is where dead letters are kept: Redis, or a running service.
+// complete is an error when not all could be read.
+func (f *foundLetters) complete() error {
+	if f.unread > 0 {
+		return fmt.Errorf("the dead letters of %d flows could not be read", f.unread)
+	}
+	return nil
+}
+
+// letterStore is where dead letters are kept: Redis, a running service, or both.
 type letterStore interface {
 	// list reads the newest n of each flow, or of one; with data also what they hold.
 	list(ctx context.Context, flow string, n int, data bool) ([]admin.FlowDeadLetters, error)
@@ -248,7 +265,7 @@ func (f *deadLetterFlags) find(
 	if f.flow != "" && !slices.ContainsFunc(plan.Flows, func(p router.FlowPlan) bool { return p.Name == f.flow }) {
 		return nil, nil, configError(fmt.Errorf("the file has no flow %q", f.flow))
 	}
-	store, done, err := openLetters(plan, f.from)
+	store, done, err := openLetters(plan, f.flow, f.from)
 	if err != nil {
 		return nil, nil, configError(err)
 	}
@@ -258,10 +275,16 @@ func (f *deadLetterFlags) find(
 		done()
 		return nil, nil, err
 	}
+	var faults []error
 	for _, list := range lists {
 		if list.Error != "" {
-			done()
-			return nil, nil, fmt.Errorf("flow %q: %s", list.Flow, list.Error)
+			err := fmt.Errorf("flow %q: %s", list.Flow, list.Error)
+			if found.unread++; found.unread == len(lists) {
+				done()
+				return nil, nil, err
+			}
+			faults = append(faults, err)
+			continue
 		}
 		found.full = found.full || len(list.DeadLetters) == f.limit
 		for _, l := range list.DeadLetters {
@@ -269,6 +292,9 @@ func (f *deadLetterFlags) find(
 				found.letters = append(found.letters, foundLetter{list.Flow, l})
 			}
 		}
+	}
+	for _, err := range faults {
+		fmt.Fprintf(sys.stderr, "not read: %v\n", err)
 	}
 	return found, done, nil
 }
@@ -322,26 +348,87 @@ func parseFilters(filters []string) (func(admin.DeadLetter) bool, error) {
 	}, nil
 }
 
-func openLetters(plan *router.Plan, from string) (letterStore, func(), error) {
-	if from == "" && plan.File.Bus.Backend == "redis" {
-		r, err := newRedis(plan.File, nil, nil)
+// openLetters opens what keeps the dead letters of the plan's flows, or of one.
+func openLetters(plan *router.Plan, flow, from string) (letterStore, func(), error) {
+	var (
+		redis  = make(map[string]letterBus)
+		closes []func()
+		others = from != ""
+	)
+	done := func() {
+		for _, c := range closes {
+			c()
+		}
+	}
+	for _, p := range plan.Flows {
+		b := plan.File.BusNamed(p.Bus)
+		switch {
+		case flow != "" && flow != p.Name || from != "":
+		case b.Backend != backendRedis:
+			others = true
+		case redis[b.Name] == nil:
+			r, err := newRedis(plan.File, b, nil, nil)
+			if err != nil {
+				done()
+				return nil, nil, err
+			}
+			redis[b.Name] = redisBackend{Redis: r}
+			closes = append(closes, func() { _ = r.Close(context.Background()) })
+		}
+	}
+	var service remoteLetters
+	if others {
+		s, err := serviceOf(plan, from)
 		if err != nil {
+			done()
 			return nil, nil, err
 		}
-		return redisLetters{letters{plan, redisBackend{Redis: r}}}, func() { _ = r.Close(context.Background()) }, nil
+		service = remoteLetters{s}
+		closes = append(closes, s.http.CloseIdleConnections)
 	}
-	service, err := serviceOf(plan, from)
-	if err != nil {
-		return nil, nil, err
+	if len(redis) == 0 {
+		return service, done, nil
 	}
-	return remoteLetters{service}, service.http.CloseIdleConnections, nil
+	return fileLetters{letters{plan, func(name string) letterBus { return redis[name] }}, redis, service}, done, nil
 }
 
-// redisLetters are the dead-letter streams in Redis.
-type redisLetters struct{ letters }
+// fileLetters are the dead-letter streams of a file: those of its buses on Redis, and
+// for the others those of a running service.
+type fileLetters struct {
+	letters
+	redis   map[string]letterBus
+	service remoteLetters
+}
 
-func (r redisLetters) list(ctx context.Context, flow string, n int, _ bool) ([]admin.FlowDeadLetters, error) {
-	return r.letters.list(ctx, flow, n)
+// list asks for one flow after the other: what cannot be read of one is told there.
+func (f fileLetters) list(ctx context.Context, flow string, n int, data bool) ([]admin.FlowDeadLetters, error) {
+	var all []admin.FlowDeadLetters
+	for _, p := range f.plan.Flows {
+		if flow != "" && flow != p.Name {
+			continue
+		}
+		var (
+			list []admin.FlowDeadLetters
+			err  error
+		)
+		if f.redis[p.Bus] != nil {
+			list, err = f.letters.list(ctx, p.Name, n)
+		} else {
+			list, err = f.service.list(ctx, p.Name, n, data)
+		}
+		if err != nil {
+			list = []admin.FlowDeadLetters{{Flow: p.Name, Error: err.Error()}}
+		}
+		all = append(all, list...)
+	}
+	return all, nil
+}
+
+func (f fileLetters) replay(ctx context.Context, flow, id string, keep bool) (string, error) {
+	if p, err := f.flow(flow); err != nil || f.redis[p.Bus] != nil {
+		return f.letters.replay(ctx, flow, id, keep)
+	}
+	return f.service.replay(ctx, flow, id, keep)
 }
 
 // remoteLetters are those of a running service.

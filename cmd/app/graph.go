@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/router"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
@@ -69,7 +70,7 @@ type graph struct {
 	flows              []flowBox
 	edges              []edge
 
-	ids map[string]string // of streams, by key
+	ids map[router.Target]string // of streams, by the bus and the key
 }
 
 // node has an id of letters and digits, and the lines of its label.
@@ -94,7 +95,7 @@ type edge struct {
 }
 
 func newGraph(plan *router.Plan) *graph {
-	g := &graph{ids: make(map[string]string)}
+	g := &graph{ids: make(map[router.Target]string)}
 	providers := make(map[string]string, len(plan.File.Providers))
 	for i, p := range plan.File.Providers {
 		id := "provider" + strconv.Itoa(i+1)
@@ -111,13 +112,18 @@ func newGraph(plan *router.Plan) *graph {
 
 func number(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
 
-// stream returns the id of the stream with a key, which is drawn once.
-func (g *graph) stream(topic, key string) string {
-	id, ok := g.ids[key]
+// stream returns the id of the stream with a key on a bus, which is drawn once. The
+// default bus is not named.
+func (g *graph) stream(topic, bus, key string) string {
+	id, ok := g.ids[router.Target{Bus: bus, Key: key}]
 	if !ok {
 		id = "stream" + strconv.Itoa(len(g.streams)+1)
-		g.ids[key] = id
-		g.streams = append(g.streams, node{id, []string{topic, key}})
+		g.ids[router.Target{Bus: bus, Key: key}] = id
+		label := []string{topic, key}
+		if bus != flows.DefaultBus {
+			label = append(label, "bus "+bus)
+		}
+		g.streams = append(g.streams, node{id, label})
 	}
 	return id
 }
@@ -129,7 +135,7 @@ func (g *graph) flow(plan *router.Plan, index int, providers map[string]string) 
 	if box.off {
 		box.label[0] += " (off)"
 	}
-	from, label, provider := g.stream(p.Topic, p.StreamKey), "group "+p.Group, ""
+	from, label, provider := g.stream(p.Topic, p.Bus, p.StreamKey), "group "+p.Group, ""
 	var effects []edge
 	for i, s := range p.Stages {
 		step := node{id + "s" + strconv.Itoa(i+1), []string{s.Kind}}
@@ -146,7 +152,7 @@ func (g *graph) flow(plan *router.Plan, index int, providers map[string]string) 
 		}
 		if c, ok := s.Config.(stages.Publishes); ok {
 			for _, out := range c.Publications() {
-				effects = append(effects, g.publication(step.id, out))
+				effects = append(effects, g.publication(step.id, p.Bus, out))
 			}
 		}
 		box.stages = append(box.stages, step)
@@ -154,22 +160,22 @@ func (g *graph) flow(plan *router.Plan, index int, providers map[string]string) 
 		from, label = step.id, ""
 	}
 	if p.To.Key != "" {
-		effects = append(effects, g.publication(from, p.To))
+		effects = append(effects, g.publication(from, p.ToBus, p.To))
 	}
 	g.flows = append(g.flows, box)
 	g.edges = append(g.edges, effects...)
 	g.edges = append(g.edges, edge{
-		from: id, to: g.stream(p.DeadLetterTopic, p.DeadLetterKey), label: failure(p.Retry.Max), failure: true, flow: index,
+		from: id, to: g.stream(p.DeadLetterTopic, p.Bus, p.DeadLetterKey), label: failure(p.Retry.Max), failure: true, flow: index,
 	})
 }
 
 // publication is the edge to a stream that something publishes to.
-func (g *graph) publication(from string, out stages.Publication) edge {
+func (g *graph) publication(from, bus string, out stages.Publication) edge {
 	label := "publishes"
 	if out.Label != "" {
 		label += ", " + out.Label
 	}
-	return edge{from: from, to: g.stream(out.Topic, out.Key), label: label}
+	return edge{from: from, to: g.stream(out.Topic, bus, out.Key), label: label}
 }
 
 // failure says when an event becomes a dead letter.

@@ -14,10 +14,11 @@ import (
 	"github.com/mjdevaccount/pulseflow/router"
 )
 
-// letters are the dead letters of a plan's flows on a bus of this process.
+// letters are the dead letters of a plan's flows. A flow's are on the bus that it reads
+// from, which bus returns by its name.
 type letters struct {
 	plan *router.Plan
-	bus  letterBus
+	bus  func(name string) letterBus
 }
 
 // letterBus is what of a bus dead letters need.
@@ -46,7 +47,8 @@ func (l letters) list(ctx context.Context, flow string, n int) ([]admin.FlowDead
 			continue
 		}
 		f := admin.FlowDeadLetters{Flow: p.Name, Stream: p.DeadLetterKey, DeadLetters: []admin.DeadLetter{}}
-		entries, err := l.bus.newest(ctx, p.DeadLetterKey, n)
+		own := l.bus(p.Bus)
+		entries, err := own.newest(ctx, p.DeadLetterKey, n)
 		if err != nil {
 			f.Error = err.Error()
 		}
@@ -57,7 +59,7 @@ func (l letters) list(ctx context.Context, flow string, n int) ([]admin.FlowDead
 				f.DeadLetters = append(f.DeadLetters, deadLetterOf(e))
 			}
 		}
-		f.Overflow = l.bus.overflow(p.DeadLetterKey)
+		f.Overflow = own.overflow(p.DeadLetterKey)
 		list = append(list, f)
 	}
 	if flow != "" && len(list) == 0 {
@@ -71,7 +73,7 @@ func (l letters) remove(ctx context.Context, flow, id string) error {
 	if err != nil {
 		return err
 	}
-	return found(l.bus.remove(ctx, p.DeadLetterKey, id))
+	return found(l.bus(p.Bus).remove(ctx, p.DeadLetterKey, id))
 }
 
 // replay puts a dead letter back on its flow's stream as it came, with the id it had
@@ -81,7 +83,8 @@ func (l letters) replay(ctx context.Context, flow, id string, keep bool) (string
 	if err != nil {
 		return "", err
 	}
-	e, err := l.bus.entry(ctx, p.DeadLetterKey, id)
+	own := l.bus(p.Bus)
+	e, err := own.entry(ctx, p.DeadLetterKey, id)
 	if err != nil {
 		return "", found(err)
 	}
@@ -98,11 +101,11 @@ func (l letters) replay(ctx context.Context, flow, id string, keep bool) (string
 	for k, v := range replayFields(d.OriginalID, strconv.Itoa(d.Replays+1)) {
 		fields[k] = v
 	}
-	put, err := l.bus.put(ctx, p.StreamKey, data, fields)
+	put, err := own.put(ctx, p.StreamKey, data, fields)
 	if err != nil || keep {
 		return put, err
 	}
-	if err := l.bus.remove(ctx, p.DeadLetterKey, id); err != nil && !errors.Is(err, bus.ErrNoEntry) {
+	if err := own.remove(ctx, p.DeadLetterKey, id); err != nil && !errors.Is(err, bus.ErrNoEntry) {
 		return put, fmt.Errorf("put back as %s, but not removed: %w", put, err)
 	}
 	return put, nil

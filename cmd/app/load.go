@@ -28,7 +28,8 @@ type fileFlags struct {
 func (f *fileFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&f.config, "config", "c", "",
 		"flows file; default "+defaultFile+" in this directory, else the built-in flow")
-	cmd.Flags().StringVar(&f.backend, "backend", "", "bus to use whatever the file says: inmem or redis")
+	cmd.Flags().StringVar(&f.backend, "backend", "", "bus to use whatever the file says: inmem, for every bus of "+
+		"the file, or redis, for the one of bus")
 	_ = cmd.RegisterFlagCompletionFunc("backend", cobra.FixedCompletions([]string{"inmem", "redis"},
 		cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.MarkFlagFilename("config", "yaml", "yml")
@@ -70,7 +71,7 @@ func (f *fileFlags) examine(sys system, file *flows.File, d *flows.Diagnostics) 
 	plan, more := router.NewPlan(file, sys.stages)
 	*d = append(*d, more...)
 	warnRetry(file, d)
-	warnRates(file, d)
+	warnRates(plan, d)
 	if f.listen == "" && !d.HasErrors() {
 		warnAlone(plan, f.fed, d)
 	}
@@ -93,8 +94,14 @@ func (f *fileFlags) read(sys system) (*flows.File, flows.Diagnostics) {
 func (f *fileFlags) override(file *flows.File, d *flows.Diagnostics) {
 	switch f.backend {
 	case "":
-	case "inmem", "redis":
-		file.Bus.Backend = f.backend
+	case backendMemory:
+		// Every bus by itself, so that nothing leaves the process.
+		file.Bus.Backend = backendMemory
+		for i := range file.Buses {
+			file.Buses[i].Backend = backendMemory
+		}
+	case backendRedis:
+		file.Bus.Backend = backendRedis
 	default:
 		d.Errorf(flows.Position{File: "--backend"}, "%q: must be inmem or redis", f.backend)
 	}
@@ -103,15 +110,9 @@ func (f *fileFlags) override(file *flows.File, d *flows.Diagnostics) {
 		file.Admin.Listen = f.listen
 		pos = flows.Position{File: "--listen"}
 	}
-	if file.Bus.Backend == "redis" {
-		// Opens no connection, and finds what only the client can tell of the URL and of
-		// the certificates.
-		r, err := newRedis(file, nil, nil)
-		if err != nil {
-			d.Beyondf(file.Bus.Redis.Pos, flows.LimitOutside, "bus: %v", err)
-		} else {
-			_ = r.Close(context.Background())
-		}
+	checkRedis(file, &file.Bus, d)
+	for i := range file.Buses {
+		checkRedis(file, &file.Buses[i], d)
 	}
 	if listening(file) {
 		if err := adminConfig(file).Validate(); err != nil {
@@ -120,14 +121,32 @@ func (f *fileFlags) override(file *flows.File, d *flows.Diagnostics) {
 	}
 }
 
+// checkRedis finds what only the client can tell of a bus's URL and certificates. It
+// opens no connection.
+func checkRedis(file *flows.File, b *flows.Bus, d *flows.Diagnostics) {
+	if b.Backend != backendRedis {
+		return
+	}
+	r, err := newRedis(file, b, nil, nil)
+	if err == nil {
+		_ = r.Close(context.Background())
+		return
+	}
+	d.Beyondf(b.Redis.Pos, flows.LimitOutside, "%s: %v", busKey(b.Name), err)
+}
+
 // listening reports whether the file asks for an admin listener.
 func listening(file *flows.File) bool { return file.Admin.Listen != "" && file.Admin.Listen != "off" }
 
 func adminConfig(file *flows.File) admin.Config {
+	largest := file.Bus.MaxEventSize // of any bus; each has its own limit beside
+	for _, b := range file.UsedBuses() {
+		largest = max(largest, b.MaxEventSize)
+	}
 	return admin.Config{
 		Listen: file.Admin.Listen, Token: file.Admin.PublisherToken,
 		OperatorToken:     file.Admin.OperatorToken,
 		AllowPublicIngest: file.Admin.AllowPublicIngest,
-		MaxBody:           file.Bus.MaxEventSize, ReadTimeout: file.Admin.ReadTimeout,
+		MaxBody:           largest, ReadTimeout: file.Admin.ReadTimeout,
 	}
 }

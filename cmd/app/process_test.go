@@ -219,7 +219,13 @@ func eventually(t *testing.T, what string, holds func() bool, detail func() stri
 // post sends a body to the ingest of the feedback stream.
 func (p *process) post(body string, header ...string) (int, string) {
 	p.t.Helper()
-	req, err := http.NewRequest(http.MethodPost, p.base+"/ingest/telemetry.feedback", strings.NewReader(body))
+	return p.postTo("telemetry.feedback", body, header...)
+}
+
+// postTo sends a body to the ingest of a stream.
+func (p *process) postTo(topic, body string, header ...string) (int, string) {
+	p.t.Helper()
+	req, err := http.NewRequest(http.MethodPost, p.base+"/ingest/"+topic, strings.NewReader(body))
 	if err != nil {
 		p.t.Fatal(err)
 	}

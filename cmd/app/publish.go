@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/router"
 )
 
@@ -15,6 +16,7 @@ func publishCommand(sys system) *cobra.Command {
 		files fileFlags
 		topic string
 		to    string
+		name  string
 	)
 	cmd := &cobra.Command{
 		Use:   "publish --stream TOPIC FILE",
@@ -24,8 +26,10 @@ is one event, or one entry as it stood on a stream. Each becomes a new entry, se
 as it is: neither its id nor its times are kept or moved, as run --feed does. The
 ids given are printed.
 
-With the redis backend it writes to Redis. Else, or with --to, it posts to the
-ingest of a running service, with PUBLISHER_TOKEN when that is set.
+A topic is on the bus of the flow that reads it; one that no flow reads is on the
+bus of bus, or of --bus. When that bus is on Redis it writes to Redis. Else, or
+with --to, it posts to the ingest of a running service, with PUBLISHER_TOKEN when
+that is set.
 
 Exit status: 0 all were taken, 1 one was not (the ones before it were), 2 the
 command line, the file or a variable is wrong.`,
@@ -42,13 +46,13 @@ command line, the file or a variable is wrong.`,
 			if err != nil {
 				return configError(err)
 			}
-			out, err := openOutlet(plan, to)
+			out, err := openOutlet(plan, topic, name, to)
 			if err != nil {
 				return configError(err)
 			}
 			defer out.close()
 			for _, e := range list {
-				id, err := out.put(cmd.Context(), topic, e.data, e.fields)
+				id, err := out.put(cmd.Context(), e.data, e.fields)
 				if err != nil {
 					return fmt.Errorf("line %d: %w", e.line, err)
 				}
@@ -60,27 +64,32 @@ command line, the file or a variable is wrong.`,
 	files.register(cmd)
 	cmd.Flags().StringVar(&topic, "stream", "", "topic to publish to (required)")
 	cmd.Flags().StringVar(&to, "to", "", "running service to post to: host:port or URL; default is the file's admin "+
-		"listener, or Redis with the redis backend")
+		"listener, or Redis when the topic's bus is on it")
+	cmd.Flags().StringVar(&name, "bus", "", "bus of a topic that no flow reads: default, or a name of buses")
 	_ = cmd.MarkFlagRequired("stream")
 	return cmd
 }
 
 // outlet is where a command puts events: Redis, or a running service.
 type outlet struct {
-	put   func(ctx context.Context, topic string, data []byte, fields map[string]string) (string, error)
+	put   func(ctx context.Context, data []byte, fields map[string]string) (string, error)
 	close func()
 }
 
-func openOutlet(plan *router.Plan, to string) (outlet, error) {
-	f := plan.File
-	if to == "" && f.Bus.Backend == "redis" {
-		r, err := newRedis(f, nil, nil)
+// openOutlet opens the way to a topic, which is on the named bus when a name is given.
+func openOutlet(plan *router.Plan, topic, name, to string) (outlet, error) {
+	b, key, err := topicOn(plan, topic, name)
+	if err != nil {
+		return outlet{}, err
+	}
+	if to == "" && b.Backend == backendRedis {
+		r, err := newRedis(plan.File, b, nil, nil)
 		if err != nil {
 			return outlet{}, err
 		}
 		return outlet{
-			put: func(ctx context.Context, topic string, data []byte, fields map[string]string) (string, error) {
-				return r.Put(ctx, sourceKey(plan, topic), data, fields)
+			put: func(ctx context.Context, data []byte, fields map[string]string) (string, error) {
+				return r.Put(ctx, key, data, fields)
 			},
 			close: func() { _ = r.Close(context.Background()) },
 		}, nil
@@ -89,7 +98,30 @@ func openOutlet(plan *router.Plan, to string) (outlet, error) {
 	if err != nil {
 		return outlet{}, err
 	}
-	return outlet{put: service.ingest, close: service.http.CloseIdleConnections}, nil
+	return outlet{
+		put: func(ctx context.Context, data []byte, fields map[string]string) (string, error) {
+			return service.ingest(ctx, topic, data, fields)
+		},
+		close: service.http.CloseIdleConnections,
+	}, nil
+}
+
+// topicOn finds the bus and the full key of a topic; see source. A name must be that of
+// the bus of the flow that reads the topic.
+func topicOn(plan *router.Plan, topic, name string) (*flows.Bus, string, error) {
+	b, key := source(plan, topic)
+	if name == "" || name == b.Name {
+		return b, key, nil
+	}
+	for _, p := range plan.Flows {
+		if p.Topic == topic {
+			return nil, "", fmt.Errorf("--bus %s: flow %q reads stream %q from bus %q", name, p.Name, topic, p.Bus)
+		}
+	}
+	if b = plan.File.BusNamed(name); b == nil {
+		return nil, "", fmt.Errorf("--bus %s: the file has no such bus", name)
+	}
+	return b, b.StreamKey(topic, ""), nil
 }
 
 // serviceOf is the running service at to, or at the file's own admin listener.
@@ -101,15 +133,4 @@ func serviceOf(plan *router.Plan, to string) (*remote, error) {
 		to = plan.File.Admin.Listen
 	}
 	return newRemote(to, plan.File.Admin.PublisherToken, plan.File.Admin.OperatorToken)
-}
-
-// sourceKey is the full key of a topic: that of the flow that reads it, or what the
-// template makes of it.
-func sourceKey(plan *router.Plan, topic string) string {
-	for _, p := range plan.Flows {
-		if p.Topic == topic {
-			return p.StreamKey
-		}
-	}
-	return plan.File.StreamKey(topic, "")
 }

@@ -39,6 +39,19 @@ func (p *process) rateLines() (lines []string) {
 	return lines
 }
 
+// settledLines are rateLines once the rates have followed the levels, which those of
+// old events do a little later.
+func (p *process) settledLines() (lines []string) {
+	p.t.Helper()
+	p.eventually("the rates to settle", func() bool {
+		before := p.rateLines()
+		time.Sleep(50 * time.Millisecond)
+		lines = p.rateLines()
+		return cmp.Equal(before, lines)
+	})
+	return lines
+}
+
 func (p *process) ready() bool { status, _ := p.get("/readyz"); return status == 200 }
 
 // Two processes that share out the recorded events, in any order and with repetition,
@@ -121,7 +134,7 @@ func TestRatesOverAnOutage(t *testing.T) {
 		t.Errorf("%v errors, %d dead letters", errs, client.XLen(ctx, feedbackStream+".dlq").Val())
 	}
 	p.eventually("ready", p.ready)
-	want := p.rateLines()
+	want := p.settledLines()
 	p.end(syscall.SIGKILL)
 	next := launch(t, redisEnv(server))
 	next.eventually("ready", next.ready)
@@ -214,4 +227,177 @@ func TestRatesFile(t *testing.T) {
 		t.Errorf("with a broken file: %q\n%s", lines, last.logged())
 	}
 	last.stop()
+}
+
+// restartable is a file whose provider one level stops and another slows down.
+const restartable = `version: 1
+admin: {listen: "127.0.0.1:8088"}
+bus: {backend: "${EVENT_BUS_BACKEND:-inmem}", redis: {url: "${REDIS_URL:-redis://localhost:6379/0}"}}
+rates: {file: levels.json}
+providers:
+  stopped: {rate: 60, burst: 60, min_rate: 0}
+  slowed: {rate: 60, burst: 60, min_rate: 0}
+flows:
+  stop:
+    from: {stream: telemetry.feedback}
+    stages: [handle: {with: feedback, provider: stopped}, rate-apply]
+  slow:
+    from: {stream: telemetry.feedback, group: slow}
+    stages: [handle: {with: feedback, provider: slowed, policy: {ok: 1, soft: 0.5, hard: 0.25}}, rate-apply]
+`
+
+// After a kill the very first request is an acquire: it finds the rates of before, on
+// Redis and with a file, whichever way the provider is slowed down.
+func TestFirstAcquireAfterAKill(t *testing.T) {
+	hard := fmt.Sprintf(`{"ts": %[1]d, "key": "c", "meta": {"schema_id": "telemetry.FeedbackEvent"}, "payload": {"coordinator_id": "c", `+
+		`"queue_size": 9, "capacity": 10, "level": "hard", "ts": %[1]d}}`, time.Now().Unix())
+	for _, backend := range []string{"redis", "inmem"} {
+		t.Run(backend, func(t *testing.T) {
+			config := writeFile(t, restartable)
+			env, kept := map[string]string(nil), func() bool {
+				text, _ := os.ReadFile(filepath.Join(filepath.Dir(config), "levels.json"))
+				return strings.Count(string(text), `"c": "20`) == 2
+			}
+			if backend == "redis" {
+				server := redistest.Start(t)
+				client := server.Client(t)
+				env = redisEnv(server)
+				kept = func() bool {
+					handled, err := client.XInfoGroups(context.Background(), feedbackStream).Result()
+					return err == nil && len(handled) == 2 && handled[0].Lag+handled[0].Pending+handled[1].Lag+handled[1].Pending == 0
+				}
+			}
+			p := launch(t, env, "--config", config)
+			p.eventually("ready", p.ready)
+			if status, body := p.post(hard); status != 202 {
+				t.Fatal(status, body)
+			}
+			p.eventually("the event to be kept", kept)
+			want := p.settledLines()
+			p.end(syscall.SIGKILL)
+
+			next := launch(t, env, "--config", config)
+			for provider, first := range map[string]struct {
+				status int
+				rate   float64
+			}{"stopped": {429, 0}, "slowed": {200, 15}} {
+				status, _, text, err := next.pace(t.Context(), "POST", "/rates/"+provider+"/acquire", `{"wait": "1s"}`)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := decode[pacing](t, text); status != first.status || got.EffectiveRate != first.rate || got.Level != "hard" {
+					t.Errorf("%s: %d %+v, want %d at %v tokens/s", provider, status, got, first.status, first.rate)
+				}
+			}
+			if diff := cmp.Diff(want, next.rateLines()); diff != "" {
+				t.Errorf("after a kill (-want +got):\n%s", diff)
+			}
+			next.stop()
+		})
+	}
+}
+
+// A provider whose levels cannot be shared holds up its own flow only, and until they can.
+func TestRatesFaultOfOneProvider(t *testing.T) {
+	server := redistest.Start(t)
+	client := server.Client(t)
+	ctx := context.Background()
+	const badKey, goodStream, badStream = "mdp:pulseflow:rates:bad", "mdp:mdp.telemetry.good", "mdp:mdp.telemetry.bad"
+	if err := client.Set(ctx, badKey, "not a hash", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for _, stream := range []string{goodStream, badStream} {
+		addAll(t, client, stream, captured(t, "feedback.jsonl"))
+	}
+	p := launch(t, redisEnv(server), "--config", writeFile(t, `version: 1
+bus: {backend: redis, redis: {url: "${REDIS_URL:-redis://localhost:6379/0}"}}
+admin: {listen: "127.0.0.1:8088"}
+rates: {restore_timeout: 100ms}
+providers:
+  bad: {rate: 60}
+  good: {rate: 60}
+flows:
+  bad:
+    from: {stream: telemetry.bad}
+    stages: [handle: {with: feedback, provider: bad}, rate-apply]
+  good:
+    from: {stream: telemetry.good}
+    stages: [handle: {with: feedback, provider: good}, rate-apply]
+`))
+	p.eventually("the good provider's events to be acknowledged", func() bool {
+		return pending(client, goodStream) == 0 && client.HLen(ctx, "mdp:pulseflow:rates:good").Val() > 2
+	})
+	p.eventually("the key to be named", func() bool {
+		status, body := p.get("/readyz")
+		return status == 503 && strings.Contains(body, badKey)
+	})
+	p.eventually("the bad provider's events to be handled", func() bool { return pending(client, badStream) == 10 })
+	if err := client.Del(ctx, badKey).Err(); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("all to be acknowledged", func() bool { return pending(client, badStream) == 0 })
+	p.eventually("ready", p.ready)
+	for _, stream := range []string{goodStream, badStream} {
+		if n := client.XLen(ctx, stream+".dlq").Val(); n != 0 {
+			t.Errorf("%d dead letters of %s", n, stream)
+		}
+	}
+	p.stop()
+}
+
+// A process that starts while Redis is away grants nothing within restore_timeout, not
+// under an override either, and begins with the rates of before once Redis is back.
+func TestRedisAwayAtTheStart(t *testing.T) {
+	server := redistest.Start(t, redistest.WithAOF())
+	client := server.Client(t)
+	config := writeFile(t, strings.Replace(restartable, "rates: {file: levels.json}", "rates: {restore_timeout: 1m}", 1))
+	p := launch(t, redisEnv(server), "--config", config)
+	p.eventually("ready", p.ready)
+	addAll(t, client, feedbackStream, captured(t, "feedback.jsonl"))
+	p.eventually("the events to be acknowledged", func() bool {
+		groups, err := client.XInfoGroups(context.Background(), feedbackStream).Result()
+		return err == nil && len(groups) == 2 && groups[0].Lag+groups[0].Pending+groups[1].Lag+groups[1].Pending == 0
+	})
+	want := p.settledLines()
+	p.end(syscall.SIGKILL)
+	server.Kill()
+
+	next := launch(t, redisEnv(server), "--config", config)
+	acquire := func(provider, body string) (int, pacing) {
+		t.Helper()
+		status, _, text, err := next.pace(t.Context(), "POST", "/rates/"+provider+"/acquire", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return status, decode[pacing](t, text)
+	}
+	if status, _, text, err := next.pace(t.Context(), "POST", "/rates/slowed/override", `{"scale": 1, "ttl": "10m", "reason": "x"}`); status != 200 || err != nil {
+		t.Fatal(status, text, err)
+	}
+	for _, body := range []string{``, `{"wait": "100ms"}`} {
+		for _, provider := range []string{"stopped", "slowed"} {
+			if status, got := acquire(provider, body); status != 429 {
+				t.Errorf("granted %q by %s: %d %+v", body, provider, status, got)
+			}
+		}
+	}
+	next.eventually("readiness to say so", func() bool {
+		status, body := next.get("/readyz")
+		return status == 503 && strings.Contains(body, "rate levels are being restored")
+	})
+	if status, _, text, err := next.pace(t.Context(), "DELETE", "/rates/slowed/override", ""); status != 200 || err != nil {
+		t.Fatal(status, text, err)
+	}
+	server.Restart()
+	if status, got := acquire("slowed", `{"wait": "30s"}`); status != 200 || got.Level != "hard" || got.EffectiveRate != 15 {
+		t.Errorf("first acquire once Redis is back: %d %+v", status, got)
+	}
+	if status, got := acquire("stopped", ``); status != 429 || got.Reason != "paused" {
+		t.Errorf("the stopped provider: %d %+v", status, got)
+	}
+	if diff := cmp.Diff(want, next.rateLines()); diff != "" {
+		t.Errorf("restored (-want +got):\n%s", diff)
+	}
+	next.eventually("ready", next.ready)
+	next.stop()
 }

@@ -125,7 +125,7 @@ func (r *reloader) reload(ctx context.Context, trigger string) (*reloadStatus, e
 	}
 	before := r.service.plan()
 	if !d.HasErrors() { // else it is not known what the file says
-		d = append(d, fixedSettings(before.File, plan.File)...)
+		d = append(d, fixedSettings(before, plan)...)
 		d.Sort()
 	}
 	status := &reloadStatus{Time: start, Trigger: trigger, Diagnostics: []jsonDiagnostic{}}
@@ -223,7 +223,7 @@ func (s *service) apply(ctx context.Context, plan *router.Plan) (router.Change, 
 	// While flows of both may acknowledge, what either has changed is shared first.
 	s.adjusts.Store(adjustingOf(before, plan))
 	change, err := s.router.Apply(plan, func(p *router.Plan) error {
-		s.bus.follow(p)
+		s.buses.follow(p)
 		return s.rates.Configure(ctx, p.File.Providers, policies(p))
 	})
 	if err != nil {
@@ -260,44 +260,89 @@ func sameProvider(a, b flows.Provider) bool {
 
 // fixedSettings reports what the file has changed that cannot change while the process
 // runs.
-func fixedSettings(before, next *flows.File) flows.Diagnostics {
+func fixedSettings(before, next *router.Plan) flows.Diagnostics {
 	var d flows.Diagnostics
-	for _, s := range next.Differences(before) {
+	for _, s := range next.File.Differences(before.File) {
 		if why := fixed(s.Path, before); why != "" {
 			d.Errorf(s.Pos, "%s has changed, and %s: restart the process to change it", s.Path, why)
 		}
 	}
+	if d.HasErrors() {
+		return d
+	}
+	used := before.File.UsedBuses()
+	for i, p := range next.Flows {
+		for _, name := range p.Buses() {
+			if !slices.ContainsFunc(used, func(b *flows.Bus) bool { return b.Name == name }) && p.Disabled == "" {
+				d.Errorf(next.File.Flows[i].Pos, "flow %q: no flow used %s when the process was started, so it is not open: "+
+					"restart the process to use it", p.Name, busKey(name))
+			}
+		}
+	}
+	if was, is := sharing(before), sharing(next); next.File.Rates.Share && nameOf(was) != nameOf(is) && is != nil {
+		d.Errorf(next.File.Rates.Pos, "rates: share: the levels would be shared on %s, which they were not when the process was "+
+			"started: restart the process to share them", busKey(is.Name))
+	}
 	return d
 }
 
+func nameOf(b *flows.Bus) string {
+	if b == nil {
+		return ""
+	}
+	return b.Name
+}
+
 // fixed is why a setting cannot change while the process runs, "" for one that can.
-// Those of the bus that is not used have no effect.
-func fixed(path string, running *flows.File) string {
-	redis := running.Bus.Backend == "redis"
+// Those that no open bus uses have no effect.
+func fixed(path string, running *router.Plan) string {
 	switch path {
-	case "version", "enabled", "bus.lanes", "bus.redis.stream_key":
+	case "version", "enabled":
 		return "" // part of each flow's plan
-	case "bus.namespace":
-		if redis && running.Rates.Share {
+	case "shutdown_timeout":
+		return "the buses were made with it"
+	}
+	section, _, _ := strings.Cut(path, ".")
+	switch section {
+	case "registry":
+		return "" // not used
+	case "admin":
+		return "the listener was opened with it"
+	case "rates":
+		return "the levels are kept that way"
+	}
+	for _, b := range running.File.UsedBuses() {
+		prefix := "bus."
+		if b.Name != flows.DefaultBus {
+			prefix = "buses." + b.Name + "."
+		}
+		if key, ok := strings.CutPrefix(path, prefix); ok {
+			return fixedOfBus(key, b, running)
+		}
+	}
+	if section == "bus" || section == "buses" {
+		return "" // not open
+	}
+	return "the process was started with it"
+}
+
+// fixedOfBus is fixed for a key of an open bus.
+func fixedOfBus(key string, b *flows.Bus, running *router.Plan) string {
+	redis := b.Backend == backendRedis
+	switch key {
+	case "lanes", "redis.stream_key":
+		return "" // part of each flow's plan
+	case "namespace":
+		if shared := sharing(running); shared != nil && shared.Name == b.Name && running.File.Rates.Share {
 			return "shared rate levels are kept under it"
 		}
 		return ""
-	case "bus.capacity", "bus.dead_letter_buffer":
+	case "capacity", "dead_letter_buffer":
 		if redis {
-			return ""
+			return "" // of the other backend
 		}
-	case "shutdown_timeout":
-		return "the bus was made with it"
 	}
-	section, _, _ := strings.Cut(path, ".")
-	switch {
-	case section == "registry":
-		return "" // not used
-	case section == "admin":
-		return "the listener was opened with it"
-	case section == "rates":
-		return "the levels are kept that way"
-	case strings.HasPrefix(path, "bus.redis.") && !redis:
+	if strings.HasPrefix(key, "redis.") && !redis {
 		return ""
 	}
 	return "the bus was made with it"

@@ -302,7 +302,7 @@ func (h *hosted) feedback(coordinator, level string) {
 	ts := float64(time.Now().UnixMilli()) / 1e3
 	data := fmt.Sprintf(`{"ts": %f, "key": %q, "meta": {"schema_id": "telemetry.FeedbackEvent"}, "payload": {"coordinator_id": %q, `+
 		`"queue_size": 1, "capacity": 1, "level": %q, "ts": %f}}`, ts, coordinator, coordinator, level, ts)
-	if _, err := h.bus.put(context.Background(), "mdp:mdp.telemetry.feedback", []byte(data), nil); err != nil {
+	if _, err := h.buses.of(flows.DefaultBus).put(context.Background(), "mdp:mdp.telemetry.feedback", []byte(data), nil); err != nil {
 		h.t.Fatal(err)
 	}
 }

@@ -185,7 +185,8 @@ func errNothingRuns(plan *router.Plan) error {
 // feedAll puts the recording on the bus, waiting where it is full.
 func (s *service) feedAll(ctx context.Context, feed []recorded) error {
 	for _, e := range feed {
-		if err := s.bus.feed(ctx, sourceKey(s.plan(), e.topic), e); err != nil {
+		bus, key := source(s.plan(), e.topic)
+		if err := s.buses.of(bus.Name).feed(ctx, key, e); err != nil {
 			return fmt.Errorf("feed line %d: %w", e.line, err)
 		}
 	}

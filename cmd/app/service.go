@@ -35,13 +35,13 @@ const (
 	exitGrace = time.Second
 )
 
-// service is a running process: a bus, the flows over it, the rate coordinator and
+// service is a running process: buses, the flows over them, the rate coordinator and
 // the admin listener.
 type service struct {
 	running atomic.Pointer[router.Plan]
 	adjusts atomic.Pointer[adjusting]
 	log     *slog.Logger
-	bus     backend
+	buses   buses
 	rates   *adjust.Applier
 	router  *router.Router
 	reloads *reloader
@@ -70,10 +70,10 @@ func newService(plan *router.Plan, load loadPlan, log *slog.Logger) (s *service,
 	if err != nil {
 		return s, fmt.Errorf("metrics: %w", err)
 	}
-	if s.bus, err = newBackend(plan, s.metrics, log, s.commitRates); err != nil {
-		return s, configError(fmt.Errorf("bus: %w", err))
+	if s.buses, err = openBuses(plan, s.metrics, log, s.commitRates); err != nil {
+		return s, configError(err)
 	}
-	if s.rates, err = newRates(plan, s.bus, s); err != nil {
+	if s.rates, err = newRates(plan, s.buses, s); err != nil {
 		return s, fmt.Errorf("rate coordinator: %w", err)
 	}
 	deps := router.Deps{
@@ -84,7 +84,7 @@ func newService(plan *router.Plan, load loadPlan, log *slog.Logger) (s *service,
 	if err := telemetry.RegisterRates(s.metrics, s.rates.Gauges); err != nil {
 		return s, fmt.Errorf("metrics: %w", err)
 	}
-	deps.Transport = s.bus
+	deps.Transports = s.buses.transports()
 	if s.router, err = router.Build(plan, deps); err != nil {
 		return s, err
 	}
@@ -163,7 +163,7 @@ func (s *service) announce() {
 			s.log.Warn("flow does not run", "flow", p.Name, "stream", p.Topic, "err", p.Disabled)
 			continue
 		}
-		s.log.Info("flow runs", "flow", p.Name, "stream", p.Topic, "bus", s.plan().File.Bus.Backend, "group", p.Group)
+		s.log.Info("flow runs", "flow", p.Name, "stream", p.Topic, "bus", s.plan().File.BusNamed(p.Bus).Backend, "group", p.Group)
 	}
 }
 
@@ -172,7 +172,7 @@ func (s *service) announce() {
 // so it must be idle once more for each flow that publishes to another.
 func (s *service) idle(ctx context.Context) error {
 	for seen := 0; ; {
-		idle, err := s.bus.idle(ctx, s.plan())
+		idle, err := s.buses.idle(ctx, s.plan())
 		if err != nil {
 			return fmt.Errorf("drain: %w", err)
 		}
@@ -190,13 +190,13 @@ func (s *service) idle(ctx context.Context) error {
 
 // links counts the flows that publish what another flow of the plan reads.
 func links(plan *router.Plan) int {
-	read := make(map[string]bool, len(plan.Flows))
+	read := make(map[router.Target]bool, len(plan.Flows))
 	for _, p := range plan.Flows {
-		read[p.StreamKey] = true
+		read[router.Target{Bus: p.Bus, Key: p.StreamKey}] = true
 	}
 	n := 0
 	for _, p := range plan.Flows {
-		if slices.ContainsFunc(p.Publications, func(out stages.Publication) bool { return read[out.Key] }) {
+		if slices.ContainsFunc(p.Targets(), func(out router.Target) bool { return read[out] }) {
 			n++
 		}
 	}
@@ -219,10 +219,10 @@ func (s *service) close() error {
 			s.log.Warn("rate levels not kept at the end", "err", err)
 		}
 	}
-	if s.bus != nil {
+	if len(s.buses) > 0 {
 		ctx, cancel := context.WithTimeout(context.Background(), busGrace)
 		defer cancel()
-		if err := s.bus.Close(ctx); err != nil {
+		if err := s.buses.Close(ctx); err != nil {
 			// The flows have ended; all that is left are connections.
 			s.log.Warn("bus not closed in time", "err", err)
 		}

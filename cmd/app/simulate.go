@@ -24,8 +24,10 @@ const (
 	samplesPerRun = 300
 	// offeredShare is the source's rate in drains.
 	offeredShare = 1.5
-	// defaultColumns is the width of the chart where COLUMNS does not tell.
+	// defaultColumns is the width of the chart where COLUMNS does not tell, and
+	// mostColumns the widest.
 	defaultColumns = 80
+	mostColumns    = 500
 )
 
 type simulateFlags struct {
@@ -115,8 +117,11 @@ Exit status: 0, also when the queue overflows; 1 a file could not be written;
 func percent(share float64) string { return fmt.Sprintf("%v%%", 100*share) }
 
 func (f *simulateFlags) run(ctx context.Context, sys system) error {
-	if f.csv == "-" && f.svg == "-" {
+	switch {
+	case f.csv == "-" && f.svg == "-":
 		return configError(errors.New("--csv and --svg: only one can be standard output"))
+	case f.csv != "" && filepath.Clean(f.csv) == filepath.Clean(f.svg):
+		return configError(fmt.Errorf("--csv and --svg: both are %s, and one would replace the other", f.csv))
 	}
 	subjects, err := f.subjects(sys)
 	if err != nil {
@@ -192,7 +197,7 @@ func writeTo(path string, write func(io.Writer) error) error {
 func columns(sys system) int {
 	text, _ := sys.lookupEnv("COLUMNS")
 	if n, err := strconv.Atoi(text); err == nil && n > 0 {
-		return n
+		return min(n, mostColumns)
 	}
 	return defaultColumns
 }

@@ -136,6 +136,14 @@ flows:
 	}
 }
 
+// A terminal that says it is very wide gets no chart without end.
+func TestSimulateBoundsTheChart(t *testing.T) {
+	status, out, errs := invoke(t, map[string]string{"COLUMNS": "1000000000"}, "", "simulate", "--duration", "10s")
+	if status != exitOK || errs != "" || len(out) > 100<<10 {
+		t.Errorf("status %d, %d bytes, %s", status, len(out), errs)
+	}
+}
+
 func TestSimulateErrors(t *testing.T) {
 	nothing := writeFile(t, minimal)
 	for want, args := range map[string][]string{
@@ -166,6 +174,10 @@ func TestSimulateErrors(t *testing.T) {
 		"drain: 0 items/s must be above 0":       {"--drain", "0"},
 		"drain: -5 items/s must be above 0":      {"--drain", "-5"},
 		"interval 1h0m0s must be above 0 and at": {"--interval", "1h"},
+		"at most 10000000 can be simulated":      {"--duration", "2540400h"},
+		"at most 10000000000 can be simulated":   {"--items", "1000000"},
+		"both are x":                             {"--csv", "x", "--svg", "./x"},
+		"delay 2540400h0m0s must not be neg":     {"--delay", "2540400h"},
 	} {
 		status, out, errs := invoke(t, nil, "", append([]string{"simulate"}, args...)...)
 		if status != exitConfig || out != "" || !strings.Contains(errs, want) {

@@ -26,8 +26,11 @@ func (s *service) sources() admin.Sources {
 // ready sums the flows up: one that should run and does not makes the whole
 // degraded; when none should run, the service is disabled.
 func (s *service) ready() admin.Readiness {
-	statuses := s.router.Status()
+	statuses, faults := s.router.Health()
 	r := admin.Readiness{Status: admin.Disabled}
+	if len(s.buses) > 1 {
+		r.Buses = s.busStates(faults)
+	}
 	for _, f := range statuses {
 		switch f.State {
 		case router.StateStopping:
@@ -49,10 +52,27 @@ func (s *service) ready() admin.Readiness {
 	return r
 }
 
+// busStates tells of each bus whether it can be used; nothing while no flow runs.
+func (s *service) busStates(faults map[string]error) []admin.BusState {
+	var list []admin.BusState
+	for _, b := range s.buses {
+		err, asked := faults[b.Name]
+		if !asked {
+			continue
+		}
+		state := admin.BusState{Name: b.Name, Backend: b.Backend, Up: err == nil}
+		if err != nil {
+			state.Reason = err.Error()
+		}
+		list = append(list, state)
+	}
+	return list
+}
+
 // ratesReady adds how the rate levels are kept. Providers that grant nothing yet have
 // not started.
 func (s *service) ratesReady(r *admin.Readiness) {
-	if unshared(s.plan().File) {
+	if unshared(s.plan()) {
 		r.Warnings = append(r.Warnings, "rates are not shared: "+notShared)
 	}
 	reason, restoring := s.rates.Fault()
@@ -83,10 +103,11 @@ func (s *service) ingest(ctx context.Context, e admin.Entry) (string, error) {
 		}
 		data = canonical
 	}
-	if int64(len(data)) > s.plan().File.Bus.MaxEventSize {
+	bus, key := source(s.plan(), e.Topic)
+	if int64(len(data)) > bus.MaxEventSize {
 		return "", admin.ErrTooLarge
 	}
-	return s.bus.put(ctx, sourceKey(s.plan(), e.Topic), data, replayFields(e.OriginalID, e.Replays))
+	return s.buses.of(bus.Name).put(ctx, key, data, replayFields(e.OriginalID, e.Replays))
 }
 
 // replayFields are the entry fields beside data of an event that comes back.
@@ -113,15 +134,15 @@ func (s *service) track(topic string) string {
 
 // deadLetters reads the newest dead letters of each flow, or of one.
 func (s *service) deadLetters(ctx context.Context, flow string, n int) ([]admin.FlowDeadLetters, error) {
-	return letters{s.plan(), s.bus}.list(ctx, flow, n)
+	return letters{s.plan(), s.buses.letters}.list(ctx, flow, n)
 }
 
 // removeDeadLetter removes one dead letter of a flow.
 func (s *service) removeDeadLetter(ctx context.Context, flow, id string) error {
-	return letters{s.plan(), s.bus}.remove(ctx, flow, id)
+	return letters{s.plan(), s.buses.letters}.remove(ctx, flow, id)
 }
 
 // replayDeadLetter puts one dead letter back.
 func (s *service) replayDeadLetter(ctx context.Context, flow, id string, keep bool) (string, error) {
-	return letters{s.plan(), s.bus}.replay(ctx, flow, id, keep)
+	return letters{s.plan(), s.buses.letters}.replay(ctx, flow, id, keep)
 }

@@ -104,17 +104,21 @@ func (s sources) allows(d flows.Diagnostic) bool {
 // time a start no longer waits for what is pending, and another program of the group
 // may take what a paused process holds.
 func warnRetry(file *flows.File, d *flows.Diagnostics) {
-	if file.Bus.Backend != "redis" {
-		return
-	}
-	idle := file.Bus.Redis.MaxIdle
 	for _, w := range file.Flows {
+		b := file.BusNamed(w.From.Bus)
+		if b == nil || b.Backend != backendRedis {
+			continue
+		}
+		key, idle := "bus", b.Redis.MaxIdle
+		if b.Name != flows.DefaultBus {
+			key = "buses." + b.Name
+		}
 		if worst := longestWait(w.Retry); w.Enabled && worst > idle {
 			d.Warnf(w.Pos, codeRetryLongerThanIdle,
 				"flow %q: retry: an event that keeps failing waits up to %s between its attempts in all, longer than "+
-					"bus.redis.max_idle (%s), after which it may run elsewhere too when this process pauses: lower retry.max "+
+					"%s.redis.max_idle (%s), after which it may run elsewhere too when this process pauses: lower retry.max "+
 					"or retry.max_interval, or raise max_idle",
-				w.Name, worst.Round(time.Millisecond), idle)
+				w.Name, worst.Round(time.Millisecond), key, idle)
 		}
 	}
 }

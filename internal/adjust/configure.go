@@ -85,17 +85,17 @@ func (f *followers) tell(provider string) error {
 func (s *share) configure(providers []string) (added bool) {
 	s.work.Lock()
 	defer s.work.Unlock()
-	seen, bad := make([]version, len(providers)), make([]int, len(providers))
+	seen, bad, torn := make([]version, len(providers)), make([]int, len(providers)), make([]bool, len(providers))
 	keys := make([]string, len(providers))
 	for i, p := range providers {
 		keys[i] = s.key(p)
 		if before := slices.Index(s.providers, p); before >= 0 {
-			seen[i], bad[i] = s.seen[before], s.bad[before]
+			seen[i], bad[i], torn[i] = s.seen[before], s.bad[before], s.torn[before]
 		} else {
 			added = true
 		}
 	}
-	s.providers, s.keys, s.seen, s.bad = providers, keys, seen, bad
+	s.providers, s.keys, s.seen, s.bad, s.torn = providers, keys, seen, bad, torn
 	return added
 }
 

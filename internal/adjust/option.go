@@ -64,12 +64,13 @@ func (a *Applier) Close(ctx context.Context) error {
 // Commit returns when what has been applied before the call is shared, at once when
 // it is not to be. Of a coordinator that was adjusted many times only the last level
 // is told, and those who call at the same time share one round. Events are to be
-// acknowledged after it: it is an error when the levels could not be shared.
-func (a *Applier) Commit(ctx context.Context) error {
+// acknowledged after it: it is an error when the levels of the providers named, or of
+// any when none is named, could not be shared.
+func (a *Applier) Commit(ctx context.Context, providers ...string) error {
 	if a.share == nil {
 		return nil
 	}
-	return a.share.commit(ctx)
+	return a.share.commit(ctx, providers...)
 }
 
 // Keeps reports whether levels outlive the process.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,8 +18,9 @@ const (
 	pollEvery = 250 * time.Millisecond
 	// shareBatch is how many records go into one call.
 	shareBatch = 500
-	// Between attempts that fail the wait grows from pollEvery to this.
-	longestPoll = 2 * time.Second
+	// Between attempts that fail the wait grows from pollEvery to this, so that a level
+	// is followed within a second of the end of an outage too.
+	longestPoll = 500 * time.Millisecond
 	// backlogAge is the age from which an event's effect waits foldWithin for what else
 	// comes: long enough for a good part of a backlog, and nothing beside the age.
 	backlogAge = time.Second
@@ -30,7 +32,8 @@ const (
 type Registers interface {
 	// Check returns an error that names every permission that lacks.
 	Check(ctx context.Context, keys []string) error
-	// Versions tells cheaply whether hashes have changed.
+	// Versions tells cheaply whether hashes have changed. Of one that is at fault by
+	// itself the version is -1, and Read says why.
 	Versions(ctx context.Context, keys []string) (epochs []string, versions []int64, err error)
 	// Read returns a whole hash.
 	Read(ctx context.Context, key string) (registers map[string]string, epoch string, version int64, err error)
@@ -61,8 +64,8 @@ type share struct {
 	keys      []string        // of the providers' hashes
 	seen      []version       // of the hashes
 	bad       []int           // values that could not be read
+	torn      []bool          // what is there may not be what was there
 	untold    map[string]bool // providers whose followers are to be told
-	torn      bool            // what is there may not be what was there
 
 	mu       sync.Mutex
 	next     *commit // what comes after the one that runs; nil when nobody waits
@@ -82,7 +85,18 @@ type version struct {
 // for the next one together.
 type commit struct {
 	done chan struct{}
-	err  error
+	of   []string // the providers, as they were then
+	errs []error  // by provider
+}
+
+// err is what went wrong of some providers, of all when none is named.
+func (c *commit) err(some []string) error {
+	for i, err := range c.errs {
+		if err != nil && (len(some) == 0 || slices.Contains(some, c.of[i])) {
+			return err
+		}
+	}
+	return nil
 }
 
 func newShare(c *rate.Coordinator, providers []string, key func(provider string) string, r Registers, patience time.Duration,
@@ -91,6 +105,7 @@ func newShare(c *rate.Coordinator, providers []string, key func(provider string)
 	s := &share{
 		coordinator: c, providers: providers, key: key, registers: r, patience: patience, log: log, followers: f,
 		ready: make(chan struct{}), untold: make(map[string]bool), seen: make([]version, len(providers)), bad: make([]int, len(providers)),
+		torn: make([]bool, len(providers)),
 	}
 	for _, p := range providers {
 		s.keys = append(s.keys, key(p))
@@ -241,56 +256,66 @@ func (s *share) look(ctx context.Context) error {
 	}
 	s.work.Lock()
 	err := s.pull(ctx, first)
-	s.torn = err != nil
 	s.work.Unlock()
-	if err != nil {
-		return err
-	}
 	if s.coordinator.Changed() {
-		return s.commit(ctx)
+		err = firstOf(err, s.commit(ctx))
 	}
-	return nil
+	return err
 }
 
-// pull reads the hashes that have changed. A hash that may not be the one it was
-// (flushed, or a replica's that had not got everything) is compared as a whole, and
-// lacks nothing afterwards that is known here.
+// pull reads the hashes that have changed. What fails of one provider is no concern of
+// the others.
 func (s *share) pull(ctx context.Context, all bool) error {
 	if len(s.providers) == 0 {
 		return nil
 	}
 	epochs, numbers, err := s.registers.Versions(ctx, s.keys)
 	if err != nil {
+		for i := range s.torn {
+			s.torn[i] = true
+		}
 		return err
 	}
-	for i, provider := range s.providers {
-		seen, now := s.seen[i], version{epochs[i], numbers[i]}
-		if now == seen && !s.torn && !all {
+	for i := range s.providers {
+		if now := (version{epochs[i], numbers[i]}); now == s.seen[i] && !s.torn[i] && !all {
 			continue
 		}
-		registers, epoch, number, err := s.registers.Read(ctx, s.keys[i])
-		if err != nil {
-			return err
+		fault := s.read(ctx, i)
+		s.torn[i] = fault != nil
+		if err = firstOf(err, fault); ctx.Err() != nil {
+			break
 		}
-		records, bad := recordsOf(registers)
-		if bad > 0 && bad != s.bad[i] {
-			s.log.Warn("shared rate levels that cannot be read are left out", "provider", provider, "count", bad)
-		}
-		s.bad[i] = bad
-		switch err := s.merge(provider, records); {
-		case errors.Is(err, rate.ErrUnknownProvider):
-			continue // declared no more, and about to be left out
-		case err != nil:
-			return err
-		}
-		lost := seen.epoch != "" && (epoch != seen.epoch || number < seen.number)
-		if s.torn || lost {
-			if err := s.restate(provider, registers); err != nil {
-				return err
-			}
-		}
-		s.seen[i] = version{epoch, number}
 	}
+	return err
+}
+
+// read takes in a provider's hash. One that may not be what it was (flushed, or a
+// replica's that had not got everything) is compared as a whole, and lacks nothing
+// afterwards that is known here.
+func (s *share) read(ctx context.Context, i int) error {
+	provider, seen := s.providers[i], s.seen[i]
+	registers, epoch, number, err := s.registers.Read(ctx, s.keys[i])
+	if err != nil {
+		return err
+	}
+	records, bad := recordsOf(registers)
+	if bad > 0 && bad != s.bad[i] {
+		s.log.Warn("shared rate levels that cannot be read are left out", "provider", provider, "count", bad)
+	}
+	s.bad[i] = bad
+	switch err := s.merge(provider, records); {
+	case errors.Is(err, rate.ErrUnknownProvider):
+		return nil // declared no more, and about to be left out
+	case err != nil:
+		return err
+	}
+	lost := seen.epoch != "" && (epoch != seen.epoch || number < seen.number)
+	if s.torn[i] || lost {
+		if err := s.restate(provider, registers); err != nil {
+			return err
+		}
+	}
+	s.seen[i] = version{epoch, number}
 	return nil
 }
 
@@ -313,8 +338,9 @@ func (s *share) restate(provider string, registers map[string]string) error {
 	return s.coordinator.PutBack(provider, lacking)
 }
 
-// commit returns when all that has changed before the call is shared.
-func (s *share) commit(ctx context.Context) error {
+// commit returns when all that has changed before the call is shared. The error is
+// that of the providers named, of any when none is.
+func (s *share) commit(ctx context.Context, providers ...string) error {
 	s.mu.Lock()
 	if s.next == nil {
 		if !s.running && !s.coordinator.Changed() {
@@ -331,7 +357,7 @@ func (s *share) commit(ctx context.Context) error {
 	s.mu.Unlock()
 	select {
 	case <-c.done:
-		return c.err
+		return c.err(providers)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -349,38 +375,41 @@ func (s *share) commitAll() {
 			return
 		}
 		s.work.Lock()
-		c.err = s.push(s.ctx)
-		if c.err != nil {
-			s.torn = true
-		}
+		c.of, c.errs = s.providers, s.push(s.ctx)
 		s.work.Unlock()
-		if c.err != nil && s.ctx.Err() == nil {
-			s.note(c.err)
+		if err := c.err(nil); err != nil && s.ctx.Err() == nil {
+			s.note(err)
 		}
 		close(c.done)
 	}
 }
 
-// push shares what has changed. What fails is tried again by the next push.
-func (s *share) push(ctx context.Context) error {
-	for i, provider := range s.providers {
-		for {
-			changes, err := s.coordinator.Changes(provider, shareBatch)
-			if errors.Is(err, rate.ErrUnknownProvider) {
-				break // declared no more, and about to be left out
-			}
-			if err != nil {
-				return err
-			}
-			if len(changes) == 0 {
-				break
-			}
-			if err := s.raise(ctx, i, changes); err != nil {
-				return fmt.Errorf("share levels of provider %q: %w", provider, firstOf(err, s.coordinator.PutBack(provider, changes)))
-			}
+// push shares what has changed, of each provider by itself, and returns the errors by
+// provider. What fails is tried again by the next push.
+func (s *share) push(ctx context.Context) []error {
+	errs := make([]error, len(s.providers))
+	for i := range s.providers {
+		if errs[i] = s.pushOne(ctx, i); errs[i] != nil {
+			s.torn[i] = true
 		}
 	}
-	return nil
+	return errs
+}
+
+func (s *share) pushOne(ctx context.Context, i int) error {
+	provider := s.providers[i]
+	for {
+		changes, err := s.coordinator.Changes(provider, shareBatch)
+		if errors.Is(err, rate.ErrUnknownProvider) {
+			return nil // declared no more, and about to be left out
+		}
+		if err != nil || len(changes) == 0 {
+			return err
+		}
+		if err := s.raise(ctx, i, changes); err != nil {
+			return fmt.Errorf("share levels of provider %q: %w", provider, firstOf(err, s.coordinator.PutBack(provider, changes)))
+		}
+	}
 }
 
 // firstOf returns the first of two errors that is one.

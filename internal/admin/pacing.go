@@ -132,7 +132,9 @@ func (s *Server) acquire(w http.ResponseWriter, r *http.Request) {
 	pace, err := s.sources.Pacer.Acquire(ctx, r.PathValue("provider"), request.N, wait)
 	switch {
 	case err != nil && r.Context().Err() != nil:
-		// No one is there to tell.
+		// Mostly no one is there to tell; but who has closed only its own side would
+		// take an answer without words for tokens.
+		s.retryLater(w, "the client ended the request")
 	case err != nil && s.stopping.Err() != nil:
 		s.retryLater(w, "the process is shutting down")
 	case err != nil:

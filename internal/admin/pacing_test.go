@@ -1,11 +1,13 @@
 package admin
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -353,6 +355,31 @@ func TestWaitEndsWithTheClient(t *testing.T) {
 	}
 	if err := <-gone; err == nil {
 		t.Error("the client was answered")
+	}
+}
+
+// A client that has only closed its own side of the connection still reads: it must
+// not take the end of its wait for tokens.
+func TestWaitOfAHalfClosedConnectionIsNotGranted(t *testing.T) {
+	d := open(t, Config{})
+	conn, err := net.Dial("tcp", strings.TrimPrefix(d.base, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	const body = `{"wait": "60s"}`
+	fmt.Fprintf(conn, "POST /rates/ibkr/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	<-d.pacer.began
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return // cut off, which nobody takes for tokens
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("status %d, Retry-After %q, want 503", resp.StatusCode, resp.Header.Get("Retry-After"))
 	}
 }
 

@@ -19,6 +19,17 @@ type Readiness struct {
 	Reasons []string `json:"reasons,omitempty"`
 	// Warnings say what an operator should know although it is ready.
 	Warnings []string `json:"warnings,omitempty"`
+	// Buses tell how each bus is, where there are several.
+	Buses []BusState `json:"buses,omitempty"`
+}
+
+// BusState is how a bus is.
+type BusState struct {
+	Name    string `json:"name"`
+	Backend string `json:"backend"`
+	Up      bool   `json:"up"`
+	// Reason says why it cannot be used.
+	Reason string `json:"reason,omitempty"`
 }
 
 func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {

@@ -208,6 +208,9 @@ func (p *pass) runSuspect(ctx context.Context, id string, deliveries int64) erro
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	if entryID, _ := parseStreamID(id); s.flight.has(entryID) {
+		return nil // another pass has had the turn before, and a second claim would count as a delivery
+	}
 	if deliveries > 1 {
 		release := s.flight.hold()
 		defer release()

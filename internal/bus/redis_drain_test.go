@@ -238,3 +238,38 @@ func TestRedisClaimsWithoutAnswerDoNotCount(t *testing.T) {
 		t.Errorf("unsure of %v", p.unsure)
 	}
 }
+
+// An entry that is run again by one pass, while another waits for its turn with it, is claimed and counted once.
+func TestRedisClaimsASuspectOnce(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	client := srv.Client(t)
+	ids := fill(t, client, 3, 3)
+	takeAs(t, client, "worker", len(ids))
+	for _, id := range ids { // pending for long, so that the keeper looks for them beside the reader
+		err := client.Do(t.Context(), "XCLAIM", testStream, testGroup, "worker", 0, id, "IDLE", 60_000, "JUSTID").Err()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, seen := newRig(t, srv.URL(), func(c *RedisConfig) { c.MaxIdle = 700 * time.Millisecond }), newTally()
+	hang := make(chan struct{})
+	r.subscribe(t, StartOldest, 8, seen.handle(func(*event.Event) bool {
+		<-hang
+		return true
+	}))
+	sub, err := r.subscription()
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "both have been through", func() bool {
+		return r.log.lines("takes long to run again") == len(ids) && len(sub.owning) == 0 && len(sub.recovery.turn) == 0
+	})
+	for id, n := range pendingCounts(t, client) {
+		if n != 2 {
+			t.Errorf("entry %s has %d deliveries, want 2", id, n)
+		}
+	}
+	close(hang)
+	until(t, "all are handled", func() bool { return seen.distinct() == len(ids) && pending(t, client) == 0 })
+}

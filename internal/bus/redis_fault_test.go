@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -475,6 +476,66 @@ func TestRedisAcknowledgesLater(t *testing.T) {
 	if got := r.log.lines("redis stream not available"); got != 1 {
 		t.Errorf("%d log lines about it, want 1", got)
 	}
+}
+
+// When only the reading connection is refused, that is one fault, reported once, however often it is tried.
+func TestRedisRefusesTheReadingConnection(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	client := srv.Client(t)
+	r, seen := newRig(t, srv.URL()), newTally()
+	r.subscribe(t, StartOldest, 1, seen.handle(nil))
+	until(t, "it attaches", func() bool { return r.Up() == nil })
+	fill(t, client, 10, 1)
+	until(t, "it works", func() bool { return seen.distinct() == 10 && pending(t, client) == 0 })
+	full := strconv.Itoa(connections(t, client) - 1)
+	if err := client.ConfigSet(t.Context(), "maxclients", full).Err(); err != nil {
+		t.Fatal(err)
+	}
+	before := infoNumber(t, client, "rejected_connections")
+	list, err := client.ClientList(t.Context()).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(list) {
+		if strings.Contains(line, "cmd=xreadgroup") {
+			id, _, _ := strings.Cut(strings.TrimPrefix(line, "id="), " ")
+			if err := client.ClientKillByFilter(t.Context(), "ID", id).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	until(t, "it has been refused often", func() bool { return infoNumber(t, client, "rejected_connections") >= before+4 })
+	if r.Up() == nil {
+		t.Error("it is up without reading")
+	}
+	if got := r.log.lines("redis stream not available"); got != 1 {
+		t.Errorf("%d log lines about the fault, want 1", got)
+	}
+	if err := client.ConfigSet(t.Context(), "maxclients", "1000").Err(); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, client, 10, 1)
+	until(t, "it works again", func() bool { return seen.distinct() == 20 && pending(t, client) == 0 && r.Up() == nil })
+	if got := r.log.lines("redis stream attached"); got != 2 {
+		t.Errorf("%d log lines about its return, want 2", got)
+	}
+}
+
+// infoNumber returns a number of the server's INFO stats.
+func infoNumber(t testing.TB, client *redis.Client, name string) int {
+	t.Helper()
+	info, err := client.Info(context.Background(), "stats").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(info, name+":")
+	value, _, _ := strings.Cut(rest, "\r\n")
+	n, err := strconv.Atoi(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // Nothing is acknowledged before what has to be done before, and nothing is run again meanwhile; of many entries it is

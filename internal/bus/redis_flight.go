@@ -89,6 +89,8 @@ func (f *flight) len() int {
 // that ctx ended.
 func (f *flight) room(ctx context.Context, want int) int {
 	want = min(want, f.max)
+	var late <-chan time.Time // since there were fewer, and not since the last that left
+	waited := false
 	for {
 		f.mu.Lock()
 		free, changed := f.max-len(f.entries), f.changed
@@ -96,17 +98,16 @@ func (f *flight) room(ctx context.Context, want int) int {
 			free = 0
 		}
 		f.mu.Unlock()
-		if free >= want {
-			return want
+		if free >= want || free > 0 && waited {
+			return min(free, want)
 		}
-		var late <-chan time.Time
-		if free > 0 {
+		if free > 0 && late == nil {
 			late = time.After(roomWait)
 		}
 		select {
 		case <-changed:
 		case <-late:
-			return free
+			waited = true
 		case <-ctx.Done():
 			return 0
 		}

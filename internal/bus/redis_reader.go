@@ -39,7 +39,7 @@ func (s *subscription) read() {
 	}
 }
 
-// attach makes sure of what a reader needs: the permissions, the group, a name in it.
+// attach makes sure of what a reader needs: the permissions, the group, a name in it, a connection to read over.
 func (s *subscription) attach(ctx context.Context) error {
 	err := s.group.ensure(ctx)
 	if err != nil && !redis.HasErrorPrefix(err, "NOPERM") {
@@ -53,7 +53,26 @@ func (s *subscription) attach(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.identify(ctx)
+	if err := s.identify(ctx); err != nil {
+		return err
+	}
+	return s.connect(ctx)
+}
+
+// afterAll is an ID that no pending entry comes after. Redis takes the very last ID for ">", which gives out new ones.
+const afterAll = "18446744073709551615-0"
+
+// connect reads nothing over the connection that reads, which may be refused while the others, opened before, work: by
+// a server that has all the clients it takes, say, or another password by now.
+func (s *subscription) connect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := s.reads.Do(ctx, "XREADGROUP", "GROUP", s.group.name, s.who.is(), "COUNT", 1,
+		"STREAMS", s.stream, afterAll).Err()
+	if errors.Is(err, redis.Nil) {
+		err = nil
+	}
+	return describe("XREADGROUP", s.stream, err)
 }
 
 // identify makes sure that the consumer has a name of its own.

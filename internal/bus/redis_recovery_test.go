@@ -312,19 +312,21 @@ func TestRedisGivesBackWhatItNeverSaw(t *testing.T) {
 	ids := fill(t, client, 3, 1)
 	takeAs(t, client, "worker", 2)
 	time.Sleep(5 * idleError)
-	r, seen := newRig(t, srv.URL()), newTally()
+	r, seen := newRig(t, srv.URL(), func(c *RedisConfig) { c.MaxIdle = soon }), newTally()
 	started, finish := make(chan struct{}), make(chan struct{})
+	letGo := sync.OnceFunc(func() { close(finish) })
 	end := r.subscribe(t, StartOldest, 8, seen.handle(func(*event.Event) bool {
 		close(started)
 		<-finish
 		return true
 	}))
-	<-started // the first suspect; the reader waits for it and reads nothing
+	t.Cleanup(letGo) // also when the test fails before
+	<-started        // the first suspect; the reader waits for it and reads nothing
 	time.Sleep(5 * idleError)
 	takeAs(t, client, "worker", 1)
 	go func() {
 		time.Sleep(10 * time.Millisecond)
-		close(finish)
+		letGo()
 	}()
 	end()
 	counts := pendingCounts(t, client)

@@ -72,7 +72,8 @@ func (r *Redis) Registers() *RedisRegisters {
 }
 
 // Versions returns the epoch and the version of each hash: another epoch tells that the hash is another than before,
-// another version that it has changed. Of a hash that does not exist both are zero.
+// another version that it has changed. Of a hash that does not exist both are zero, and of a key that Redis refuses to
+// read as one the version is -1: that is a fault of this key alone, and Read says which.
 func (r *RedisRegisters) Versions(ctx context.Context, keys []string) (epochs []string, versions []int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -86,7 +87,11 @@ func (r *RedisRegisters) Versions(ctx context.Context, keys []string) (epochs []
 	epochs, versions = make([]string, len(keys)), make([]int64, len(keys))
 	for i, cmd := range cmds {
 		values, err := cmd.Result()
-		if err != nil {
+		switch {
+		case redis.HasErrorPrefix(err, "WRONGTYPE"), redis.HasErrorPrefix(err, "NOPERM"):
+			versions[i] = -1
+			continue
+		case err != nil:
 			return nil, nil, describeRegisters("HMGET", keys[i], err)
 		}
 		epochs[i], _ = values[0].(string)

@@ -18,8 +18,13 @@ import (
 // Coordinator is the id that the queue's events carry.
 const Coordinator = "bars_1"
 
-// maxSamples bounds what a run keeps.
-const maxSamples = 100_000
+// maxSamples bounds what a run keeps, maxFetches and maxItems how long it takes: a
+// few minutes at most.
+const (
+	maxSamples = 100_000
+	maxFetches = 10_000_000
+	maxItems   = 10_000_000_000
+)
 
 // Config is what happens to a flow, whichever it is.
 type Config struct {
@@ -55,9 +60,24 @@ func (c Config) Validate() error {
 		c.Interval, maxSamples, c.Duration)
 	require(c.Offered > 0 && c.Offered <= maxRate, "offered: %v items/s must be above 0 and at most %v", c.Offered, maxRate)
 	require(c.Items >= 1 && c.Items <= 1_000_000, "items per token %d must be from 1 to 1000000", c.Items)
-	require(c.Delay >= 0 && c.Delay < farAway, "delay %v must not be negative", c.Delay)
+	require(c.Delay >= 0 && c.Delay < farAway, "delay %v must not be negative, and at most %v", c.Delay, farAway)
 	require(c.LoseFor >= 0, "lose for %v must not be negative", c.LoseFor)
 	return errors.Join(append(errs, c.Drain.validate(), c.Queue.validate())...)
+}
+
+// bound refuses what would take too long with a provider.
+func (c Config) bound(p flows.Provider) error {
+	seconds := c.Duration.Seconds()
+	fetches := min(seconds*c.Offered/float64(c.Items), seconds*p.Rate+max(p.Burst, p.Rate))
+	switch {
+	case fetches > maxFetches:
+		return fmt.Errorf("duration %v has about %.0f fetches, and at most %d can be simulated: "+
+			"let it be shorter, or more items come with a token", c.Duration, fetches, maxFetches)
+	case fetches*float64(c.Items) > maxItems:
+		return fmt.Errorf("duration %v has about %.0f items, and at most %d can be simulated: "+
+			"let it be shorter, or fewer items come with a token", c.Duration, fetches*float64(c.Items), maxItems)
+	}
+	return nil
 }
 
 // Flow is what is simulated: a planned flow and the providers of its file.
@@ -121,6 +141,14 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 func Run(ctx context.Context, config Config, flow Flow) (*Result, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
+	}
+	for _, p := range flow.Providers {
+		if p.Name != flow.Provider {
+			continue
+		}
+		if err := config.bound(p); err != nil {
+			return nil, err
+		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -118,7 +118,7 @@ func TestDocumentedMetrics(t *testing.T) {
 	if err := RegisterLevelsKept(reg, func() bool { return true }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewStreams(reg, nil, nil, func() error { return nil }); err != nil {
+	if _, err := NewStreams(reg); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := NewReloads(reg); err != nil {
@@ -141,13 +141,14 @@ func TestDocumentedMetrics(t *testing.T) {
 func TestStreams(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	var down error
-	s, err := NewStreams(reg, []StreamGroup{{"mdp:mdp.t", "t", "g"}},
-		func(context.Context, string, string) (GroupState, error) {
-			return GroupState{Lag: 7, Pending: 3, OldestPending: 2 * time.Second}, nil
-		}, func() error { return down })
+	all, err := NewStreams(reg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	s := all.Bus("default", []StreamGroup{{"mdp:mdp.t", "t", "g"}},
+		func(context.Context, string, string) (GroupState, error) {
+			return GroupState{Lag: 7, Pending: 3, OldestPending: 2 * time.Second}, nil
+		}, func() error { return down })
 	s.Read("mdp:mdp.t", "g", 5)
 	s.InFlight("mdp:mdp.t", "g", 4)
 	s.Settled("mdp:mdp.t", "g", time.Millisecond)
@@ -170,6 +171,43 @@ func TestStreams(t *testing.T) {
 	}
 	if n, err := testutil.GatherAndCount(reg, "pulseflow_stream_lag_entries"); n != 0 || err != nil {
 		t.Errorf("%d lags while Redis is out, %v", n, err)
+	}
+}
+
+// Two buses are told apart, and one that does not answer hides nothing of the other.
+func TestStreamsOfTwoBuses(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	all, err := NewStreams(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := func() error { return nil }
+	all.Bus("hangs", []StreamGroup{{"k", "one", "g"}}, func(ctx context.Context, _, _ string) (GroupState, error) {
+		<-ctx.Done()
+		return GroupState{}, ctx.Err()
+	}, up)
+	answers := all.Bus("answers", []StreamGroup{{"k", "two", "g"}}, func(ctx context.Context, _, _ string) (GroupState, error) {
+		return GroupState{Lag: 4}, ctx.Err()
+	}, up)
+	all.Bus("down", nil, nil, func() error { return errors.New("out") })
+	answers.AckFailed("k", "g", 3) // a key that both have
+	want := `
+# HELP pulseflow_ack_failures_total Entries whose acknowledgement failed and was kept for later.
+# TYPE pulseflow_ack_failures_total counter
+pulseflow_ack_failures_total{group="g",stream="one"} 0
+pulseflow_ack_failures_total{group="g",stream="two"} 3
+# HELP pulseflow_redis_up 1 when the Redis of the bus can be used.
+# TYPE pulseflow_redis_up gauge
+pulseflow_redis_up{bus="answers"} 1
+pulseflow_redis_up{bus="down"} 0
+pulseflow_redis_up{bus="hangs"} 1
+# HELP pulseflow_stream_lag_entries Entries of the stream not delivered to the group yet.
+# TYPE pulseflow_stream_lag_entries gauge
+pulseflow_stream_lag_entries{group="g",stream="two"} 4
+`
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "pulseflow_ack_failures_total", "pulseflow_redis_up",
+		"pulseflow_stream_lag_entries"); err != nil {
+		t.Error(err)
 	}
 }
 

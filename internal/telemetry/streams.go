@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,14 +30,24 @@ type GroupState struct {
 	OldestPending time.Duration
 }
 
-// Streams are the metrics of a Redis Streams transport.
+// Streams are the metrics of Redis Streams transports.
 type Streams struct {
-	groups  atomic.Pointer[map[[2]string]*groupMetrics] // never changed, only replaced
-	vectors groupVectors
-	read    func(ctx context.Context, key, group string) (GroupState, error)
-	up      func() error
+	lag, pending, oldest, redisUp   *prometheus.Desc
+	inFlight                        *prometheus.GaugeVec
+	reclaimed, ackFailures, trimmed *prometheus.CounterVec
+	batch, handling                 *prometheus.HistogramVec
 
-	lag, pending, oldest, redisUp *prometheus.Desc
+	mu    sync.Mutex
+	buses []*BusStreams
+}
+
+// BusStreams are the metrics of one transport.
+type BusStreams struct {
+	all    *Streams
+	name   string
+	groups atomic.Pointer[map[[2]string]*groupMetrics] // never changed, only replaced
+	read   func(ctx context.Context, key, group string) (GroupState, error)
+	up     func() error
 }
 
 // groupMetrics are the handles of one group, their labels resolved once.
@@ -47,71 +58,70 @@ type groupMetrics struct {
 	batch, handling                 prometheus.Observer
 }
 
-// NewStreams registers the metrics of the groups on reg. read tells how a group
-// fares; it is asked at each scrape, for at most a second in all. up is nil when
-// Redis can be used.
-func NewStreams(
-	reg prometheus.Registerer, groups []StreamGroup,
-	read func(ctx context.Context, key, group string) (GroupState, error), up func() error,
-) (*Streams, error) {
+// NewStreams registers the metrics on reg.
+func NewStreams(reg prometheus.Registerer) (*Streams, error) {
 	labels := []string{"stream", "group"}
 	desc := func(name, help string, labels []string) *prometheus.Desc {
 		return prometheus.NewDesc(name, help, labels, nil)
 	}
 	s := &Streams{
-		read: read, up: up,
 		lag:     desc("pulseflow_stream_lag_entries", "Entries of the stream not delivered to the group yet.", labels),
 		pending: desc("pulseflow_pending_entries", "Entries delivered to the group and not acknowledged.", labels),
 		oldest:  desc("pulseflow_oldest_pending_seconds", "Age of the oldest pending entry, by its ID.", labels),
-		redisUp: desc("pulseflow_redis_up", "1 when Redis can be used.", nil),
+		redisUp: desc("pulseflow_redis_up", "1 when the Redis of the bus can be used.", []string{"bus"}),
 	}
 	counter := func(name, help string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
-	inFlight := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+	s.inFlight = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "pulseflow_in_flight", Help: "Entries taken by this process and not yet acknowledged to Redis.",
 	}, labels)
-	reclaimed := counter("pulseflow_reclaimed_total", "Pending entries of dead or ended consumers that were taken to be run.")
-	ackFailures := counter("pulseflow_ack_failures_total", "Entries whose acknowledgement failed and was kept for later.")
-	trimmed := counter("pulseflow_trimmed_total", "Entries deleted from the stream while they were pending.")
-	batch := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	s.reclaimed = counter("pulseflow_reclaimed_total", "Pending entries of dead or ended consumers that were taken to be run.")
+	s.ackFailures = counter("pulseflow_ack_failures_total", "Entries whose acknowledgement failed and was kept for later.")
+	s.trimmed = counter("pulseflow_trimmed_total", "Entries deleted from the stream while they were pending.")
+	s.batch = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "pulseflow_batch_entries", Help: "Entries in one read.", Buckets: prometheus.ExponentialBuckets(1, 4, 7),
 	}, labels)
-	handling := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	s.handling = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "pulseflow_handling_seconds", Help: "Time from an entry's dispatch to its lane until it was settled.",
 		Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9),
 	}, labels)
-	for _, c := range []prometheus.Collector{inFlight, reclaimed, ackFailures, trimmed, batch, handling, s} {
+	for _, c := range []prometheus.Collector{s.inFlight, s.reclaimed, s.ackFailures, s.trimmed, s.batch, s.handling, s} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
 	}
-	s.vectors = groupVectors{inFlight, reclaimed, ackFailures, trimmed, batch, handling}
-	s.Follow(groups)
 	return s, nil
 }
 
-// groupVectors are the metrics of all groups.
-type groupVectors struct {
-	inFlight                        *prometheus.GaugeVec
-	reclaimed, ackFailures, trimmed *prometheus.CounterVec
-	batch, handling                 *prometheus.HistogramVec
+// Bus adds the transport of a bus with its groups. read tells how a group fares; it is
+// asked at each scrape, for at most a second in all. up is nil when Redis can be used.
+func (s *Streams) Bus(
+	name string, groups []StreamGroup,
+	read func(ctx context.Context, key, group string) (GroupState, error), up func() error,
+) *BusStreams {
+	b := &BusStreams{all: s, name: name, read: read, up: up}
+	b.Follow(groups)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.buses = append(s.buses, b)
+	return b
 }
 
 // Follow makes the groups those given, after a new file was loaded. What is counted of
 // a group that is among them again goes on; one that is not has no state any more, and
 // its counters stay as they are.
-func (s *Streams) Follow(groups []StreamGroup) {
-	v, next := s.vectors, make(map[[2]string]*groupMetrics, len(groups))
+func (s *BusStreams) Follow(groups []StreamGroup) {
+	next := make(map[[2]string]*groupMetrics, len(groups))
 	for _, g := range groups {
 		next[[2]string{g.Key, g.Group}] = &groupMetrics{
 			StreamGroup: g,
-			inFlight:    v.inFlight.WithLabelValues(g.Topic, g.Group),
-			reclaimed:   v.reclaimed.WithLabelValues(g.Topic, g.Group),
-			ackFailures: v.ackFailures.WithLabelValues(g.Topic, g.Group),
-			trimmed:     v.trimmed.WithLabelValues(g.Topic, g.Group),
-			batch:       v.batch.WithLabelValues(g.Topic, g.Group),
-			handling:    v.handling.WithLabelValues(g.Topic, g.Group),
+			inFlight:    s.all.inFlight.WithLabelValues(g.Topic, g.Group),
+			reclaimed:   s.all.reclaimed.WithLabelValues(g.Topic, g.Group),
+			ackFailures: s.all.ackFailures.WithLabelValues(g.Topic, g.Group),
+			trimmed:     s.all.trimmed.WithLabelValues(g.Topic, g.Group),
+			batch:       s.all.batch.WithLabelValues(g.Topic, g.Group),
+			handling:    s.all.handling.WithLabelValues(g.Topic, g.Group),
 		}
 	}
 	s.groups.Store(&next)
@@ -124,21 +134,34 @@ func (s *Streams) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector. A group that Redis does not tell of has
-// no lag and no pending entries at that scrape, rather than zero.
+// Collect implements prometheus.Collector. Every bus is asked at once: one that hangs
+// takes no metric of another with it.
 func (s *Streams) Collect(ch chan<- prometheus.Metric) {
+	s.mu.Lock()
+	buses := s.buses
+	s.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, b := range buses {
+		wg.Go(func() { s.collect(b, ch) })
+	}
+	wg.Wait()
+}
+
+// collect asks one bus. A group that Redis does not tell of has no lag and no pending
+// entries at that scrape, rather than zero.
+func (s *Streams) collect(b *BusStreams, ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	if s.up() != nil {
-		gauge(s.redisUp, 0)
+	if b.up() != nil {
+		gauge(s.redisUp, 0, b.name)
 		return
 	}
-	gauge(s.redisUp, 1)
+	gauge(s.redisUp, 1, b.name)
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
-	for _, g := range *s.groups.Load() {
-		state, err := s.read(ctx, g.Key, g.Group)
+	for _, g := range *b.groups.Load() {
+		state, err := b.read(ctx, g.Key, g.Group)
 		if err != nil {
 			continue
 		}
@@ -150,39 +173,39 @@ func (s *Streams) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// of calls report with the metrics of a group that was named to NewStreams or Follow.
-func (s *Streams) of(key, group string, report func(*groupMetrics)) {
+// of calls report with the metrics of a group that was named with the bus, or to Follow.
+func (s *BusStreams) of(key, group string, report func(*groupMetrics)) {
 	if g, ok := (*s.groups.Load())[[2]string{key, group}]; ok {
 		report(g)
 	}
 }
 
 // Read observes the entries of one read.
-func (s *Streams) Read(key, group string, entries int) {
+func (s *BusStreams) Read(key, group string, entries int) {
 	s.of(key, group, func(g *groupMetrics) { g.batch.Observe(float64(entries)) })
 }
 
 // InFlight sets the entries taken and not yet acknowledged.
-func (s *Streams) InFlight(key, group string, entries int) {
+func (s *BusStreams) InFlight(key, group string, entries int) {
 	s.of(key, group, func(g *groupMetrics) { g.inFlight.Set(float64(entries)) })
 }
 
 // Settled observes the time one entry took.
-func (s *Streams) Settled(key, group string, took time.Duration) {
+func (s *BusStreams) Settled(key, group string, took time.Duration) {
 	s.of(key, group, func(g *groupMetrics) { g.handling.Observe(took.Seconds()) })
 }
 
 // AckFailed counts entries whose acknowledgement failed.
-func (s *Streams) AckFailed(key, group string, entries int) {
+func (s *BusStreams) AckFailed(key, group string, entries int) {
 	s.of(key, group, func(g *groupMetrics) { g.ackFailures.Add(float64(entries)) })
 }
 
 // Reclaimed counts entries that run again after their consumer died.
-func (s *Streams) Reclaimed(key, group string, entries int) {
+func (s *BusStreams) Reclaimed(key, group string, entries int) {
 	s.of(key, group, func(g *groupMetrics) { g.reclaimed.Add(float64(entries)) })
 }
 
 // Trimmed counts entries deleted while they were pending.
-func (s *Streams) Trimmed(key, group string, entries int) {
+func (s *BusStreams) Trimmed(key, group string, entries int) {
 	s.of(key, group, func(g *groupMetrics) { g.trimmed.Add(float64(entries)) })
 }
