@@ -95,7 +95,7 @@ func flowsOn(plan *router.Plan, bus string) []router.FlowPlan {
 // follow makes what is measured that of another plan's flows.
 func (all buses) follow(plan *router.Plan) {
 	for _, b := range all {
-		b.backend.follow(flowsOn(plan, b.Name))
+		b.follow(flowsOn(plan, b.Name))
 	}
 }
 

@@ -125,7 +125,7 @@ func (r *reloader) reload(ctx context.Context, trigger string) (*reloadStatus, e
 	}
 	before := r.service.plan()
 	if !d.HasErrors() { // else it is not known what the file says
-		d = append(d, fixedSettings(before, plan)...)
+		d = append(d, fixedSettings(before, plan, r.service.buses)...)
 		d.Sort()
 	}
 	status := &reloadStatus{Time: start, Trigger: trigger, Diagnostics: []jsonDiagnostic{}}
@@ -259,21 +259,20 @@ func sameProvider(a, b flows.Provider) bool {
 }
 
 // fixedSettings reports what the file has changed that cannot change while the process
-// runs.
-func fixedSettings(before, next *router.Plan) flows.Diagnostics {
+// runs, with the buses that are open.
+func fixedSettings(before, next *router.Plan, open buses) flows.Diagnostics {
 	var d flows.Diagnostics
 	for _, s := range next.File.Differences(before.File) {
-		if why := fixed(s.Path, before); why != "" {
+		if why := fixed(s.Path, before, open); why != "" {
 			d.Errorf(s.Pos, "%s has changed, and %s: restart the process to change it", s.Path, why)
 		}
 	}
 	if d.HasErrors() {
 		return d
 	}
-	used := before.File.UsedBuses()
 	for i, p := range next.Flows {
 		for _, name := range p.Buses() {
-			if !slices.ContainsFunc(used, func(b *flows.Bus) bool { return b.Name == name }) && p.Disabled == "" {
+			if !slices.ContainsFunc(open, func(b openBus) bool { return b.Name == name }) && p.Disabled == "" {
 				d.Errorf(next.File.Flows[i].Pos, "flow %q: no flow used %s when the process was started, so it is not open: "+
 					"restart the process to use it", p.Name, busKey(name))
 			}
@@ -294,8 +293,8 @@ func nameOf(b *flows.Bus) string {
 }
 
 // fixed is why a setting cannot change while the process runs, "" for one that can.
-// Those that no open bus uses have no effect.
-func fixed(path string, running *router.Plan) string {
+// Those of a bus that is not open have no effect.
+func fixed(path string, running *router.Plan, open buses) string {
 	switch path {
 	case "version", "enabled":
 		return "" // part of each flow's plan
@@ -311,13 +310,13 @@ func fixed(path string, running *router.Plan) string {
 	case "rates":
 		return "the levels are kept that way"
 	}
-	for _, b := range running.File.UsedBuses() {
+	for _, b := range open {
 		prefix := "bus."
 		if b.Name != flows.DefaultBus {
 			prefix = "buses." + b.Name + "."
 		}
 		if key, ok := strings.CutPrefix(path, prefix); ok {
-			return fixedOfBus(key, b, running)
+			return fixedOfBus(key, b.Bus, running)
 		}
 	}
 	if section == "bus" || section == "buses" {

@@ -228,7 +228,7 @@ flows:
 		}
 	}()
 	bad := []string{
-		strings.Replace(base, "version: 1", "version: 1\nversoin: 2", 1),
+		strings.Replace(base, "version: 1", "version: 1\nbackend: redis", 1),
 		strings.Replace(base, "dedupe: {", "dedup: {", 1),
 		base + "  broken: [",
 		strings.Replace(base, "redis://", "redis://user@", 1),
@@ -401,9 +401,44 @@ func TestReloadRefuses(t *testing.T) {
 	}
 }
 
+// Each bus of a file is looked at by itself: one that is open cannot change, one that is
+// not cannot be opened, and one that no flow uses may say what it likes.
+func TestReloadOfSeveralBuses(t *testing.T) {
+	base := `version: 1
+admin: {listen: "off"}
+buses:
+  second: {backend: inmem, capacity: 100}
+  third: {backend: inmem, capacity: 100}
+flows:
+  a: {from: {stream: a}, stages: [tap: {}]}
+  b: {from: {stream: b, bus: second}, stages: [tap: {}]}
+`
+	h := host(t, stages.Builtin(), base)
+	for _, tt := range []struct{ from, to, result, want string }{
+		{"second: {backend: inmem, capacity: 100", "second: {backend: inmem, capacity: 200", telemetry.ReloadRejected, "flows.yaml:4:38: buses.second.capacity has changed"},
+		{"bus: second", "bus: third", telemetry.ReloadRejected, "flows.yaml:8:3: flow \"b\": no flow used buses: third when"},
+		{"stages: [tap: {}]}\n", "stages: [tap: {}], to: {stream: c, bus: third}}\n", telemetry.ReloadRejected, "no flow used buses: third"},
+		{"third: {backend: inmem, capacity: 100", "third: {backend: inmem, capacity: 200", telemetry.ReloadSuccess, "no flow changed"},
+		{"{stream: a}", "{stream: a, bus: second}", telemetry.ReloadSuccess, "changed a"},
+		{"second: {backend: inmem", "second: {backend: inmem, lanes: 3", telemetry.ReloadSuccess, "changed b"},
+	} {
+		status := h.becomes(strings.Replace(base, tt.from, tt.to, 1), tt.result)
+		got := status.Error
+		if status.Flows != nil {
+			got = status.Flows.String()
+		}
+		if !strings.Contains(got, tt.want) {
+			t.Errorf("%s: %s, want %s", tt.to, got, tt.want)
+		}
+		h.write(base)
+		if _, err := h.reloads.reload(context.Background(), triggerRequest); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A schema that a stage refers to is part of what the flow is.
 func TestReloadOfASchema(t *testing.T) {
-	h := &hosted{}
 	text := "version: 1\nadmin: {listen: \"off\"}\nflows: {a: {from: {stream: a}, stages: [validate: {schema: a, files: {v1: %s}}]}}\n"
 	schema := filepath.Join(t.TempDir(), "a.json")
 	write := func(s string) {
@@ -413,7 +448,7 @@ func TestReloadOfASchema(t *testing.T) {
 	}
 	write(`{"type": "object"}`)
 	text = fmt.Sprintf(text, schema)
-	h = host(t, stages.Builtin(), text)
+	h := host(t, stages.Builtin(), text)
 	h.becomes(text, telemetry.ReloadUnchanged)
 	write(`{"type": "array"}`)
 	if got := h.becomes(text, telemetry.ReloadSuccess).Flows.String(); got != "changed a" {

@@ -42,15 +42,18 @@ func TestConfigure(t *testing.T) {
 		want   func(s State) bool
 	}{
 		"tokens stay": {
-			func(c *Coordinator) { _, _, _ = c.TryAcquire("a", 7) }, ProviderConfig{Name: "a", Rate: 50, Burst: 20},
+			func(c *Coordinator) { _, _, _ = c.TryAcquire("a", 7) },
+			ProviderConfig{Name: "a", Rate: 50, Burst: 20},
 			func(s State) bool { return s.Tokens == 3 && s.EffectiveRate == 50 && s.Granted == 7 },
 		},
 		"tokens that do not fit are gone": {
-			func(*Coordinator) {}, ProviderConfig{Name: "a", Rate: 50, Burst: 4},
+			func(*Coordinator) {},
+			ProviderConfig{Name: "a", Rate: 50, Burst: 4},
 			func(s State) bool { return s.Tokens == 4 },
 		},
 		"levels stay": {
-			func(c *Coordinator) { now(c, "x", Soft, 0) }, ProviderConfig{Name: "a", Rate: 50, Burst: 10},
+			func(c *Coordinator) { now(c, "x", Soft, 0) },
+			ProviderConfig{Name: "a", Rate: 50, Burst: 10},
 			func(s State) bool { return s.Level == Soft && s.EffectiveRate == 25 && s.Policy == policy },
 		},
 		"levels count by the new policy": {
@@ -74,11 +77,13 @@ func TestConfigure(t *testing.T) {
 			func(s State) bool { return s.Level == Hard && s.Coordinators == 1 && s.Evicted == 2 },
 		},
 		"a floor": {
-			func(c *Coordinator) { now(c, "x", Hard, 0) }, ProviderConfig{Name: "a", Rate: 100, Burst: 10, MinRate: 2},
+			func(c *Coordinator) { now(c, "x", Hard, 0) },
+			ProviderConfig{Name: "a", Rate: 100, Burst: 10, MinRate: 2},
 			func(s State) bool { return s.EffectiveRate == 2 },
 		},
 		"an override stays": {
-			func(c *Coordinator) { _, _ = c.Override("a", 0.3, time.Hour, "test") }, ProviderConfig{Name: "a", Rate: 10, Burst: 10},
+			func(c *Coordinator) { _, _ = c.Override("a", 0.3, time.Hour, "test") },
+			ProviderConfig{Name: "a", Rate: 10, Burst: 10},
 			func(s State) bool { return s.Override != nil && s.EffectiveRate == 3 },
 		},
 		"a cooldown stays": {
