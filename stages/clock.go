@@ -21,6 +21,22 @@ type Waiter interface {
 	Wait(ctx context.Context, ready <-chan struct{}) error
 }
 
+// Deadliner is implemented by a Clock that ends contexts by its own time.
+type Deadliner interface {
+	// WithTimeout is context.WithTimeout by this clock: once d has passed, the cause of
+	// the context's end is context.DeadlineExceeded, whatever its Err says.
+	WithTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc)
+}
+
+// withTimeout bounds ctx by the clock's time, or by the machine's where the clock has
+// no deadlines.
+func withTimeout(ctx context.Context, clock Clock, d time.Duration) (context.Context, context.CancelFunc) {
+	if c, ok := clock.(Deadliner); ok {
+		return c.WithTimeout(ctx, d)
+	}
+	return context.WithTimeout(ctx, d)
+}
+
 // SystemClock is the Clock of the machine.
 type SystemClock struct{}
 

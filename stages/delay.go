@@ -71,6 +71,13 @@ func (s *delay) Middleware(next message.HandlerFunc) message.HandlerFunc {
 			}
 			wait = min(wait, wait-s.deps.Clock.Now().Sub(event.At(at)))
 		}
+		if d.Trace != nil {
+			if wait > 0 {
+				d.Trace.Note("held for %s", wait)
+			} else {
+				d.Trace.Note("goes on at once: it is older than %s", s.config.For)
+			}
+		}
 		if wait > 0 {
 			if err := s.deps.wait(d, wait); err != nil {
 				return nil, err

@@ -81,10 +81,26 @@ func (s *filter) Middleware(next message.HandlerFunc) message.HandlerFunc {
 			}
 			on = s.onError == onErrorKeep
 		}
+		if d.Trace != nil {
+			s.explain(d, on, err)
+		}
 		if !on {
 			d.Outcome = OutcomeFiltered
 			return nil, nil
 		}
 		return next(msg)
 	}
+}
+
+// explain says in the trace what became of the event, and why.
+func (s *filter) explain(d *Delivery, on bool, err error) {
+	verdict := "filtered"
+	if on {
+		verdict = "goes on"
+	}
+	if err != nil {
+		d.Trace.Note("%s, by on_error: %s: %v", verdict, s.onError, err)
+		return
+	}
+	d.Trace.Note("%s: %s", verdict, s.when.remark(d, s.around, on))
 }

@@ -35,7 +35,17 @@ func Forward(deps Deps, p Publication, format string) (message.NoPublishHandlerF
 	return func(msg *message.Message) error {
 		d := From(msg.Context())
 		d.Stage = StageTo
-		return f.forward(d, targets)
+		if d.Trace == nil {
+			return f.forward(d, targets)
+		}
+		step := d.Trace.enter(StageTo, d.Trace.behind(), d.Attempts)
+		d.Trace.Note("stream %s, format %s", p.Topic, format)
+		err := f.forward(d, targets)
+		if err == nil {
+			d.Trace.pass()
+		}
+		d.Trace.leave(step, err)
+		return err
 	}, nil
 }
 
@@ -58,6 +68,9 @@ func (f *forwarder) forward(d *Delivery, targets []Publication) error {
 	waits := make([]func() error, len(targets))
 	for i, t := range targets {
 		if d.published[publishedBy{f, t.Key}] {
+			if d.Trace != nil {
+				d.Trace.Note("%s has it already", t.Topic)
+			}
 			continue
 		}
 		out := message.NewMessage("", data)

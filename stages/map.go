@@ -110,6 +110,9 @@ func (s *mapStage) Middleware(next message.HandlerFunc) message.HandlerFunc {
 		if err != nil {
 			return nil, err
 		}
+		if d.Trace != nil {
+			remarkChange(d.Trace, d.Event, changed)
+		}
 		d.Replace(changed)
 		return next(msg)
 	}

@@ -167,6 +167,9 @@ func (s *route) targets(d *Delivery) ([]Publication, error) {
 		if err != nil {
 			return nil, err
 		}
+		if d.Trace != nil {
+			d.Trace.Note("%s: %s", r.Topic, r.when.remark(d, s.around, fits))
+		}
 		if fits {
 			list = append(list, r.Publication)
 			if s.config.Match == matchFirst {
@@ -176,6 +179,12 @@ func (s *route) targets(d *Delivery) ([]Publication, error) {
 	}
 	if len(list) == 0 && s.config.otherwise != nil {
 		list = append(list, s.config.otherwise.Publication)
+		if d.Trace != nil {
+			d.Trace.Note("%s: otherwise", s.config.Otherwise)
+		}
+	}
+	if len(list) == 0 && d.Trace != nil {
+		d.Trace.Note("published nowhere")
 	}
 	return list, nil
 }

@@ -106,16 +106,29 @@ func (s *tap) Middleware(next message.HandlerFunc) message.HandlerFunc {
 }
 
 func (s *tap) look(d *Delivery) {
-	if !s.deps.Logger.Enabled(context.Background(), s.level) {
+	if !s.deps.Logger.Enabled(context.Background(), s.level) && d.Trace == nil {
 		return
 	}
 	if s.config.when != nil {
-		if on, err := s.config.when.bool(d, s.around); err != nil || !on {
+		on, err := s.config.when.bool(d, s.around)
+		if err != nil || !on {
+			if d.Trace != nil {
+				s.explain(d, err)
+			}
 			return
 		}
 	}
 	seen := s.seen.Add(1)
-	if (seen-1)%int64(s.config.Every) != 0 || !s.due() {
+	if (seen-1)%int64(s.config.Every) != 0 {
+		if d.Trace != nil {
+			d.Trace.Note("no line: not one in %d", s.config.Every)
+		}
+		return
+	}
+	if !s.due() {
+		if d.Trace != nil {
+			d.Trace.Note("no line: there are %g a second", s.config.PerSecond)
+		}
 		return
 	}
 	e := d.Event
@@ -126,7 +139,19 @@ func (s *tap) look(d *Delivery) {
 	for i, x := range s.config.shown {
 		attrs = append(attrs, slog.String(s.config.Log[i].Name, s.show(d, x)))
 	}
+	if d.Trace != nil {
+		d.Trace.Note("line at %s: %q %v", s.config.Level, s.config.Message, attrs)
+	}
 	s.deps.Logger.LogAttrs(context.Background(), s.level, s.config.Message, attrs...)
+}
+
+// explain says in the trace why when makes no line.
+func (s *tap) explain(d *Delivery, err error) {
+	if err != nil {
+		d.Trace.Note("no line: %v", err)
+		return
+	}
+	d.Trace.Note("no line: %s", s.config.when.remark(d, s.around, false))
 }
 
 // due reports whether a line may be written, and takes its place.

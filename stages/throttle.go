@@ -2,6 +2,8 @@ package stages
 
 import (
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -105,6 +107,9 @@ func (s *throttle) Middleware(next message.HandlerFunc) message.HandlerFunc {
 		}
 		for {
 			wait := s.limiter.Take(key)
+			if d.Trace != nil {
+				s.explain(d.Trace, key, wait)
+			}
 			if wait == 0 {
 				return next(msg)
 			}
@@ -116,5 +121,21 @@ func (s *throttle) Middleware(next message.HandlerFunc) message.HandlerFunc {
 				return nil, err
 			}
 		}
+	}
+}
+
+// explain says in the trace whether there was a token.
+func (s *throttle) explain(t *Trace, key string, wait time.Duration) {
+	whose := ""
+	if s.config.key != nil {
+		whose = fmt.Sprintf("key %q: ", cut(key))
+	}
+	switch {
+	case wait == 0:
+		t.Note("%sa token of %g/s", whose, s.config.Rate)
+	case s.config.Over == overDrop:
+		t.Note("%sdropped: no token of %g/s for another %s", whose, s.config.Rate, wait)
+	default:
+		t.Note("%swaits %s for a token of %g/s", whose, wait, s.config.Rate)
 	}
 }

@@ -42,9 +42,14 @@ func (c *TimeoutConfig) Fields() flows.Fields {
 func (c *TimeoutConfig) Validate(Scope, *flows.Diagnostics) {}
 
 // Build implements Config.
-func (c *TimeoutConfig) Build(Deps) (Stage, error) { return &timeout{after: c.After}, nil }
+func (c *TimeoutConfig) Build(deps Deps) (Stage, error) {
+	return &timeout{after: c.After, clock: deps.Clock}, nil
+}
 
-type timeout struct{ after time.Duration }
+type timeout struct {
+	after time.Duration
+	clock Clock
+}
 
 var _ Stage = (*timeout)(nil)
 
@@ -64,14 +69,20 @@ func (s *timeout) Middleware(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
 		d := From(msg.Context())
 		outer := d.Context
-		ctx, cancel := context.WithTimeout(outer, s.after)
+		ctx, cancel := withTimeout(outer, s.clock, s.after)
 		d.Context = ctx
 		defer func() {
 			cancel()
 			d.Context = outer
 		}()
+		if d.Trace != nil {
+			d.Trace.Note("the stages behind may take %s", s.after)
+		}
 		out, err := next(msg)
-		if err != nil && !IsPermanent(err) && outer.Err() == nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		if err != nil && !IsPermanent(err) && outer.Err() == nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+			if d.Trace != nil {
+				d.Trace.Note("the stages behind were not done after %s", s.after)
+			}
 			return nil, &timeoutError{s.after, err.Error()}
 		}
 		return out, err

@@ -87,6 +87,14 @@ func (t *Trace) enter(stage string, index, attempt int) int {
 	return len(t.Steps) - 1
 }
 
+// behind is the place behind the last step, from 1.
+func (t *Trace) behind() int {
+	if len(t.Steps) == 0 {
+		return 1
+	}
+	return t.Steps[len(t.Steps)-1].Index + 1
+}
+
 // pass says that the step at work calls what is behind it, and returns its number.
 func (t *Trace) pass() int {
 	step := t.current

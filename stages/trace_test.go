@@ -3,6 +3,7 @@ package stages
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mjdevaccount/pulseflow/event"
+	"github.com/mjdevaccount/pulseflow/flows"
 )
 
 // traced runs the reference stages on events, one after the other, with a trace of
@@ -21,7 +23,10 @@ func traced(t *testing.T, list string, events ...string) []*Trace {
 	if d.HasErrors() {
 		t.Fatal(d)
 	}
-	built, err := Build(planned, Deps{Flow: "feedback", Clock: newTestClock(), Rates: newLedger(), Publisher: newOutbox(), Observer: newCounters()})
+	built, err := Build(planned, Deps{
+		Flow: "feedback", Clock: newTestClock(), Rates: newLedger(), Publisher: newOutbox(), Observer: newCounters(),
+		Limiters: limiters, Logger: slog.New(slog.DiscardHandler),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,6 +104,117 @@ rate-apply passed: ibkr is at level soft, scale 0.5; nothing to publish on telem
 		if !strings.Contains(got, want) {
 			t.Errorf("lacks %q:\n%s", want, got)
 		}
+	}
+}
+
+// The general stages say what they decided, why, and what they changed.
+func TestTraceOfGeneralStages(t *testing.T) {
+	quote := func(payload string) string {
+		return `{"ts": 1795556880, "key": "k", "meta": {"schema_id": "market.Quote"}, "payload": ` + payload + `}`
+	}
+	for _, tt := range []struct {
+		list   string
+		events []string
+		want   string
+	}{
+		{
+			`filter: {when: payload.bid < payload.ask && type == "market.Quote"}`,
+			[]string{`{"bid": 1, "ask": 2}`, `{"bid": 2, "ask": 2}`},
+			`filter passed: goes on: payload.bid < payload.ask && type == "market.Quote" is true (payload.ask = 2, payload.bid = 1, type = "market.Quote")
+filter stopped: filtered: payload.bid < payload.ask && type == "market.Quote" is false (payload.ask = 2, payload.bid = 2, type = "market.Quote")`,
+		},
+		{
+			`filter: {when: payload.bid > 1, on_error: keep}`,
+			[]string{`{"bid": "x"}`},
+			`filter passed: goes on, by on_error: keep: expression at flows.yaml:8:36: invalid operation: string > int`,
+		},
+		{
+			`filter: {when: payload.bid > 1, on_error: drop}`,
+			[]string{`{}`},
+			`filter stopped: filtered, by on_error: drop: expression at flows.yaml:8:36: invalid operation: nil > int`,
+		},
+		{
+			`map: {set: {mid: (payload.bid + payload.ask) / 2, bid: payload.bid * 2}, remove: [ask], key: payload.sym, schema: market.Mid}`,
+			[]string{`{"sym": "A", "bid": 1, "ask": 2}`},
+			`map passed: schema: market.Quote → market.Mid; key: "k" → "A"; payload.bid: 1 → 2; payload.mid: set to 1.5; payload.ask: removed, was 2`,
+		},
+		{`map: {set: {bid: payload.bid}}`, []string{`{"bid": 1}`}, `map passed: changes nothing`},
+		{
+			`route: {to: {a: payload.n > 1, b: payload.n > 2}, match: first, otherwise: rest}`,
+			[]string{`{"n": 2}`, `{"n": 1}`},
+			`route passed: a: payload.n > 1 is true (payload.n = 2)
+route passed: a: payload.n > 1 is false (payload.n = 1); b: payload.n > 2 is false (payload.n = 1); rest: otherwise`,
+		},
+		{`route: {to: {a: payload.n > 1}}`, []string{`{"n": 1}`}, `route passed: a: payload.n > 1 is false (payload.n = 1); published nowhere`},
+		{
+			`tap: {every: 2, when: payload.n > 1, log: {n: payload.n}, message: odd}`,
+			[]string{`{"n": 2}`, `{"n": 3}`, `{"n": 1}`, `{"n": "x"}`},
+			`tap passed: line at info: "odd" [event_id=1795556900000-0 type=market.Quote key=k track=v1 events=1 n=2]
+tap passed: no line: not one in 2
+tap passed: no line: payload.n > 1 is false (payload.n = 1)
+tap passed: no line: expression at flows.yaml:8:41: invalid operation: string > int`,
+		},
+		{
+			`tap: {per_second: 1}`,
+			[]string{`{}`, `{}`},
+			`tap passed: line at info: "event" [event_id=1795556900000-0 type=market.Quote key=k track=v1 events=1]
+tap passed: no line: there are 1 a second`,
+		},
+		{
+			`throttle: {rate: 2, key: key, over: drop}`,
+			[]string{`{}`, `{}`},
+			`throttle passed: key "k": a token of 2/s
+throttle stopped: key "k": dropped: no token of 2/s for another 500ms`,
+		},
+		{
+			`throttle: {rate: 2}`,
+			[]string{`{}`, `{}`},
+			`throttle passed: a token of 2/s
+throttle passed: waits 500ms for a token of 2/s; a token of 2/s`,
+		},
+		{`delay: {for: 25s}`, []string{`{}`}, `delay passed: held for 5s`},
+		{`delay: {for: 1s}`, []string{`{}`}, `delay passed: goes on at once: it is older than 1s`},
+		{`timeout: {after: 1h}`, []string{`{}`}, `timeout passed: the stages behind may take 1h0m0s`},
+	} {
+		var events []string
+		for _, payload := range tt.events {
+			events = append(events, quote(payload))
+		}
+		var got []string
+		for _, trace := range traced(t, "      - "+tt.list+"\n", events...) {
+			got = append(got, summary(trace))
+		}
+		if diff := cmp.Diff(tt.want, strings.Join(got, "\n")); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.list, diff)
+		}
+	}
+}
+
+// What ends a flow is a step of its own.
+func TestTraceOfTo(t *testing.T) {
+	out := newOutbox()
+	end, err := Forward(Deps{Flow: "f", Stream: "in", Publisher: out, Observer: newCounters()}, Publication{Topic: "out", Key: "k:out"}, flows.FormatSame)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trace := NewTrace()
+	trace.enter("tap", 1, 1)
+	step := trace.pass()
+	e := event.Decoder{}.Decode("1-0", []byte(`{"ts": 1, "meta": {"schema_id": "a.B"}, "payload": {}}`))
+	msg := message.NewMessage("", e.Data)
+	msg.SetContext(&Delivery{Context: context.Background(), Event: e, Attempts: 1, Trace: trace})
+	for range 2 { // the second run finds that the stream has it
+		if err := end(msg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	trace.back(step, nil)
+	trace.leave(step, nil)
+	if diff := cmp.Diff("tap passed: \nto passed: stream out, format same\nto passed: stream out, format same; out has it already", summary(trace)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if trace.Steps[1].Index != 2 {
+		t.Errorf("to is at %d, want 2", trace.Steps[1].Index)
 	}
 }
 

@@ -80,8 +80,8 @@ func (b memoryBackend) put(ctx context.Context, stream string, data []byte, fiel
 }
 
 func (b memoryBackend) feed(ctx context.Context, stream string, e recorded) error {
-	msg := message.NewMessage(e.id, e.data)
-	for k, v := range e.fields {
+	msg := message.NewMessage(e.ID, e.Data)
+	for k, v := range e.Fields {
 		msg.Metadata.Set(k, v)
 	}
 	return b.PublishWait(ctx, stream, msg)
@@ -175,14 +175,14 @@ func (b redisBackend) put(ctx context.Context, stream string, data []byte, field
 // feed gives the entry its recorded id as original_id: the stream numbers its
 // entries itself.
 func (b redisBackend) feed(ctx context.Context, stream string, e recorded) error {
-	fields := e.fields
-	if e.id != "" {
-		fields = replayFields(e.id, "")
-		for k, v := range e.fields {
+	fields := e.Fields
+	if e.ID != "" {
+		fields = replayFields(e.ID, "")
+		for k, v := range e.Fields {
 			fields[k] = v
 		}
 	}
-	_, err := b.Put(ctx, stream, e.data, fields)
+	_, err := b.Put(ctx, stream, e.Data, fields)
 	return err
 }
 

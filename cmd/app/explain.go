@@ -15,9 +15,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/internal/capture"
 	"github.com/mjdevaccount/pulseflow/internal/flowtest"
 	"github.com/mjdevaccount/pulseflow/router"
-	"github.com/mjdevaccount/pulseflow/stages"
 )
 
 type explainFlags struct {
@@ -81,7 +81,7 @@ func (f *explainFlags) run(ctx context.Context, sys system, flow, path string) e
 	if err != nil {
 		return configError(err)
 	}
-	var earlier []flowtest.Entry
+	var earlier []capture.Entry
 	if f.after != "" {
 		if earlier, err = readEvents(f.after); err != nil {
 			return configError(err)
@@ -146,7 +146,7 @@ func (f *explainFlags) flow(sys system, arg string) (*router.Plan, string, error
 
 // readEvent reads one event from a file, or from stdin for "-". What is no JSON is an
 // event too: the flow says what is wrong with it.
-func readEvent(ctx context.Context, path string, stdin io.Reader) (flowtest.Entry, error) {
+func readEvent(ctx context.Context, path string, stdin io.Reader) (capture.Entry, error) {
 	var text []byte
 	var err error
 	if path == "-" {
@@ -155,19 +155,19 @@ func readEvent(ctx context.Context, path string, stdin io.Reader) (flowtest.Entr
 		text, err = os.ReadFile(path)
 	}
 	if err != nil {
-		return flowtest.Entry{}, fmt.Errorf("read the event: %w", err)
+		return capture.Entry{}, fmt.Errorf("read the event: %w", err)
 	}
 	if text = bytes.TrimSpace(text); len(text) == 0 {
-		return flowtest.Entry{}, errors.New("there is no event: the input is empty")
+		return capture.Entry{}, errors.New("there is no event: the input is empty")
 	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	var one json.RawMessage
 	if decoder.Decode(&one) == nil && decoder.More() {
-		return flowtest.Entry{}, errors.New("there is more than one event: give one, and those before it with --after")
+		return capture.Entry{}, errors.New("there is more than one event: give one, and those before it with --after")
 	}
-	e, err := flowtest.ParseEntry(text)
+	e, err := capture.Parse(text)
 	if err != nil {
-		return flowtest.RawEntry(text), nil
+		return capture.Entry{Data: text}, nil
 	}
 	return e, nil
 }
@@ -180,7 +180,7 @@ func readAll(ctx context.Context, r io.Reader) ([]byte, error) {
 	}
 	read := make(chan result, 1)
 	go func() {
-		text, err := io.ReadAll(io.LimitReader(r, maxLine))
+		text, err := io.ReadAll(io.LimitReader(r, capture.MaxLine))
 		read <- result{text, err}
 	}()
 	select {
@@ -191,15 +191,15 @@ func readAll(ctx context.Context, r io.Reader) ([]byte, error) {
 	}
 }
 
-func readEvents(path string) ([]flowtest.Entry, error) {
+func readEvents(path string) ([]capture.Entry, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("--after: %w", err)
 	}
 	defer f.Close()
-	list, err := flowtest.ReadEntries(f)
+	list, err := capture.Read(path, f)
 	if err != nil {
-		return nil, fmt.Errorf("--after: %s: %w", path, err)
+		return nil, fmt.Errorf("--after: %w", err)
 	}
 	return list, nil
 }
@@ -216,16 +216,7 @@ func printExplanation(w io.Writer, x *flowtest.Explanation) {
 		fmt.Fprintf(w, ", of %s", x.Time)
 	}
 	fmt.Fprintf(w, "\nflow %s, stream %s\n", x.Flow, x.Stream)
-	attempt := 0
-	for _, s := range x.Steps {
-		if s.Attempt != attempt {
-			attempt = s.Attempt
-			if attempt > 1 {
-				fmt.Fprintf(w, "attempt %d\n", attempt)
-			}
-		}
-		printStep(w, "  ", s, true)
-	}
+	printSteps(w, "  ", x.Steps, true)
 	for _, r := range x.Rates {
 		if r.Before == r.After {
 			continue
@@ -272,8 +263,13 @@ func printStep(w io.Writer, indent string, s flowtest.ExplainedStep, took bool) 
 }
 
 // printSteps shows what the stages did with an event.
-func printSteps(w io.Writer, indent string, steps []stages.Step, took bool) {
+func printSteps(w io.Writer, indent string, steps []flowtest.ExplainedStep, took bool) {
+	attempt := 1
 	for _, s := range steps {
-		printStep(w, indent, flowtest.Explained(s), took)
+		if s.Attempt != attempt {
+			attempt = s.Attempt
+			fmt.Fprintf(w, "%sattempt %d\n", indent[2:], attempt)
+		}
+		printStep(w, indent, s, took)
 	}
 }

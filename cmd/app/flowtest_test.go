@@ -15,8 +15,22 @@ import (
 func TestShippedFlowPassesItsTests(t *testing.T) {
 	t.Chdir(filepath.Join("..", ".."))
 	status, out, errs := invoke(t, map[string]string{"EVENT_BUS_BACKEND": "redis", "PULSE_ENABLED": "false"}, "", "test", "flows.yaml")
-	if status != exitOK || errs != "" || !strings.Contains(out, "ok    flows_test.yaml  17 tests\n17 tests passed in ") {
+	if status != exitOK || errs != "" || !strings.Contains(out, "ok    flows_test.yaml  17 tests in ") {
 		t.Errorf("status %d\n%s%s", status, out, errs)
+	}
+}
+
+// So do the examples.
+func TestExamplesPassTheirTests(t *testing.T) {
+	t.Chdir(filepath.Join("..", ".."))
+	status, out, errs := invoke(t, nil, "", "test", "docs/examples")
+	if status != exitOK || errs != "" {
+		t.Errorf("status %d\n%s%s", status, out, errs)
+	}
+	for _, name := range []string{"quotes", "schema-drift"} {
+		if !strings.Contains(out, "ok    docs/examples/"+name+"_test.yaml  ") {
+			t.Errorf("%s has not run:\n%s", name, out)
+		}
 	}
 }
 
@@ -71,17 +85,18 @@ func TestTestCommand(t *testing.T) {
 			[]string{"flows_test.yaml"},
 			exitFailure,
 			[]string{
-				"--- FAIL: wrong (0s virtual)\n    flows_test.yaml:9:17: outcomes\n      - success: 1\n      + success: 0\n" +
-					"      - error: 0\n      + error: 1\n", "FAIL  flows_test.yaml  1 of 2 tests failed\n2 tests run, 1 failed in ",
+				"--- FAIL: wrong (0s virtual in ", ")\n    flows_test.yaml:9:17: outcomes\n      - success: 1\n      + success: 0\n" +
+					"      - error: 0\n      + error: 1\n    0s       feedback 1767225600000-0: error, decode: entry: not JSON: unexpected character at byte 0\n",
+				"FAIL  flows_test.yaml  1 of 2 tests failed in ", "2 tests run, 1 failed in ", "\n-v lists every test, ",
 			},
 			"",
 		},
 		"the flow file beside it":    {[]string{"flows.yaml"}, exitFailure, []string{"FAIL  flows_test.yaml  1 of 2"}, ""},
-		"a flow file with tests":     {[]string{"inside/flows.yaml"}, exitOK, []string{"ok    inside/flows.yaml  1 test\n1 test passed in "}, ""},
-		"a pattern":                  {[]string{"insid*/*.yaml", "--run", "right"}, exitOK, []string{"ok    inside/flows.yaml  1 test\n1 test passed"}, ""},
+		"a flow file with tests":     {[]string{"inside/flows.yaml"}, exitOK, []string{"ok    inside/flows.yaml  1 test in ", "1 test passed in "}, ""},
+		"a pattern":                  {[]string{"insid*/*.yaml", "--run", "right"}, exitOK, []string{"ok    inside/flows.yaml  1 test in ", "1 test passed"}, ""},
 		"one hyphen":                 {[]string{"-run", "^right$", "flows.yaml"}, exitOK, []string{"1 test passed"}, ""},
 		"one hyphen and a sign":      {[]string{"flows.yaml", "-run=wrong"}, exitFailure, []string{"1 test run, 1 failed"}, ""},
-		"every stage":                {[]string{"-v", "inside/flows.yaml"}, exitOK, []string{"--- ok: right (0s virtual)\n", "3 handle      passed   level soft → scale 0.5 for ibkr"}, ""},
+		"every stage":                {[]string{"-v", "inside/flows.yaml"}, exitOK, []string{"--- ok: right (0s virtual in ", "3 handle      passed   level soft → scale 0.5 for ibkr"}, ""},
 		"no such test":               {[]string{"--run", "x", "flows.yaml"}, exitConfig, nil, `--run "x": no test has such a name`},
 		"no pattern":                 {[]string{"--run", "(", "flows.yaml"}, exitConfig, nil, "--run: error parsing regexp"},
 		"no tests":                   {[]string{"empty/flows.yaml"}, exitConfig, nil, "empty/flows.yaml: has no tests"},
@@ -110,7 +125,7 @@ func TestTestUpdateAndReport(t *testing.T) {
 		"flows.yaml": withHandler, "flows_test.yaml": "tests:\n" + rightTest + wrongTest + "  - name: new\n    events: [{raw: x}]\n",
 	})
 	status, out, errs := invoke(t, nil, "", "test", "--update", "--junit", "report.xml")
-	if status != exitOK || errs != "" || !strings.HasPrefix(out, "flows_test.yaml: updated 2 of the tests\nok    flows_test.yaml  3 tests\n") {
+	if status != exitOK || errs != "" || !strings.HasPrefix(out, "flows_test.yaml: updated 2 of the tests\nok    flows_test.yaml  3 tests in ") {
 		t.Errorf("status %d\n%s%s", status, out, errs)
 	}
 	text, err := os.ReadFile("flows_test.yaml")

@@ -52,9 +52,9 @@ command line, the file or a variable is wrong.`,
 			}
 			defer out.close()
 			for _, e := range list {
-				id, err := out.put(cmd.Context(), e.data, e.fields)
+				id, err := out.put(cmd.Context(), e.Data, e.Fields)
 				if err != nil {
-					return fmt.Errorf("line %d: %w", e.line, err)
+					return fmt.Errorf("line %d: %w", e.Line, err)
 				}
 				fmt.Fprintln(sys.stdout, id)
 			}

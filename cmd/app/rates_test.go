@@ -61,7 +61,7 @@ func TestReplicasAgreeAndSurvive(t *testing.T) {
 	events := captured(t, "feedback.jsonl")
 	alone := launch(t, nil)
 	for _, e := range events {
-		if status, body := alone.post(string(e.data)); status != 202 {
+		if status, body := alone.post(string(e.Data)); status != 202 {
 			t.Fatal(status, body)
 		}
 	}
@@ -204,7 +204,7 @@ func TestRatesFile(t *testing.T) {
 	config := writeFile(t, string(flowsYAML(t))+"\nrates: {file: levels.json}\n")
 	p := launch(t, nil, "--config", config)
 	for _, e := range captured(t, "feedback.jsonl") {
-		p.post(string(e.data))
+		p.post(string(e.Data))
 	}
 	p.eventually("ten successes", func() bool { s, _, _ := p.outcomes(); return s == 10 })
 	want := p.rateLines()

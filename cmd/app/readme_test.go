@@ -159,8 +159,12 @@ func TestDocumentedTests(t *testing.T) {
 	var explained block
 	for _, b := range list {
 		switch {
-		case b.info == "yaml":
+		case b.info == "yaml" && strings.HasPrefix(b.text, "# flows_test.yaml"):
 			example = b.text
+		case b.info == "yaml": // a flow file with tests in it
+			if status, out, errs := invoke(t, nil, "", "test", writeFile(t, b.text)); status != exitOK {
+				t.Errorf("docs/testing.md:%d: status %d\n%s%s", b.line, status, out, errs)
+			}
 		case b.info == "console" && strings.Contains(b.text, "pulseflow explain"):
 			explained = b
 		}
@@ -179,14 +183,14 @@ func TestDocumentedTests(t *testing.T) {
 	if status, out, errs := invoke(t, nil, "", "test"); status != exitOK {
 		t.Errorf("status %d\n%s%s", status, out, errs)
 	}
-	wrong := strings.Replace(example, "/payload/scale: 0.25", "/payload/scale: 0.5", 1)
+	wrong := strings.Replace(example, "outcome: success", "outcome: error", 1)
 	if err := os.WriteFile("flows_test.yaml", []byte(wrong), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	_, out, _ := invoke(t, nil, "", "test")
 	shownFailure := false
 	for _, b := range list {
-		shownFailure = shownFailure || b.info == "text" && strings.HasPrefix(out, b.text)
+		shownFailure = shownFailure || b.info == "text" && shown(b.text).MatchString(out)
 	}
 	if !shownFailure {
 		t.Errorf("the page does not show\n%s", out)

@@ -187,7 +187,7 @@ func (s *service) feedAll(ctx context.Context, feed []recorded) error {
 	for _, e := range feed {
 		bus, key := source(s.plan(), e.topic)
 		if err := s.buses.of(bus.Name).feed(ctx, key, e); err != nil {
-			return fmt.Errorf("feed line %d: %w", e.line, err)
+			return fmt.Errorf("feed line %d: %w", e.Line, err)
 		}
 	}
 	if len(feed) > 0 {

@@ -18,6 +18,7 @@ import (
 	"github.com/mjdevaccount/pulseflow/event"
 	"github.com/mjdevaccount/pulseflow/internal/adjust"
 	"github.com/mjdevaccount/pulseflow/internal/admin"
+	"github.com/mjdevaccount/pulseflow/internal/capture"
 	"github.com/mjdevaccount/pulseflow/internal/redistest"
 )
 
@@ -40,11 +41,11 @@ func addAll(t *testing.T, client *redis.Client, stream string, list []recorded) 
 	t.Helper()
 	for _, e := range list {
 		values := map[string]any{}
-		for k, v := range e.fields {
+		for k, v := range e.Fields {
 			values[k] = v
 		}
-		if e.data != nil {
-			values["data"] = e.data
+		if e.Data != nil {
+			values["data"] = e.Data
 		}
 		if err := client.XAdd(context.Background(), &redis.XAddArgs{Stream: stream, Values: values}).Err(); err != nil {
 			t.Fatal(err)
@@ -171,7 +172,7 @@ func expectAdjustments(t *testing.T, client *redis.Client, stream string) {
 		if err := e.CheckHash(); err != nil {
 			t.Errorf("hash: %v", err)
 		}
-		if diff := cmp.Diff(shape(decode[any](t, string(model.data))), shape(decode[any](t, data))); diff != "" {
+		if diff := cmp.Diff(shape(decode[any](t, string(model.Data))), shape(decode[any](t, data))); diff != "" {
 			t.Errorf("shape (-recorded +published):\n%s", diff)
 		}
 	}
@@ -368,11 +369,11 @@ func TestRedisOutOfMemory(t *testing.T) {
 	const stream, out = "mdp:mdp.telemetry.feedback", "mdp:mdp.telemetry.rate_adjustment"
 	ctx := context.Background()
 	p := launch(t, redisEnv(server))
-	hard := recorded{data: []byte(fmt.Sprintf(`{"ts": 1.5, "meta": {"schema_id": "telemetry.FeedbackEvent"}, "payload": `+
+	hard := capture.Entry{Data: []byte(fmt.Sprintf(`{"ts": 1.5, "meta": {"schema_id": "telemetry.FeedbackEvent"}, "payload": `+
 		`{"coordinator_id": "a", "queue_size": 1, "capacity": 1, "level": "hard", "ts": %d}}`, time.Now().Unix()))}
 	p.eventually("the flow to attach", func() bool { status, _ := p.get("/readyz"); return status == 200 })
 	_, err := client.TxPipelined(ctx, func(tx redis.Pipeliner) error {
-		tx.XAdd(ctx, &redis.XAddArgs{Stream: stream, Values: []any{"data", hard.data}})
+		tx.XAdd(ctx, &redis.XAddArgs{Stream: stream, Values: []any{"data", hard.Data}})
 		tx.ConfigSet(ctx, "maxmemory", "1")
 		return nil
 	})
@@ -498,7 +499,7 @@ func TestIngestOfEveryDialect(t *testing.T) {
 		p := launch(t, with(env, "PUBLISHER_TOKEN", "sesame"))
 		list := captured(t, "feedback.jsonl")
 		for _, e := range list {
-			if status, body := p.post(string(e.data), "Authorization", "Bearer sesame"); status != 202 {
+			if status, body := p.post(string(e.Data), "Authorization", "Bearer sesame"); status != 202 {
 				t.Errorf("%d %s", status, body)
 			}
 		}

@@ -44,6 +44,9 @@ Tests stand in NAME_test.yaml beside NAME.yaml, or under tests in a flows file.
 A flows file stands for the tests in it and beside it, a directory for all below
 it; without arguments it is this directory. docs/testing.md explains the format.
 
+A test that fails shows what was expected and what was there, and what each stage
+did with the events that tell why.
+
 With --update, what is expected of the tests that fail is replaced by what
 happened, in the files, with their comments; look at the difference before you
 keep it. A test without expectations gets all of them.
@@ -263,26 +266,38 @@ func (f *testFlags) print(w io.Writer, results []*flowtest.Result, took time.Dur
 	total, failures := len(results), 0
 	for _, path := range pathsOf(results) {
 		list := resultsOf(results, path)
-		bad := 0
+		bad, busy := 0, time.Duration(0)
 		for _, r := range list {
 			if !r.Passed() {
 				bad++
 			}
+			busy += r.Took
 			f.printOne(w, r)
 		}
 		failures += bad
 		if bad > 0 {
-			fmt.Fprintf(w, "FAIL  %s  %d of %s failed\n", path, bad, tests(len(list)))
+			fmt.Fprintf(w, "FAIL  %s  %d of %s failed in %s\n", path, bad, tests(len(list)), rounded(busy))
 		} else {
-			fmt.Fprintf(w, "ok    %s  %s\n", path, tests(len(list)))
+			fmt.Fprintf(w, "ok    %s  %s in %s\n", path, tests(len(list)), rounded(busy))
 		}
 	}
 	verdict := "passed"
 	if failures > 0 {
 		verdict = fmt.Sprintf("run, %d failed", failures)
 	}
-	fmt.Fprintf(w, "%s %s in %s\n", tests(total), verdict, took.Round(time.Millisecond))
+	fmt.Fprintf(w, "%s %s in %s\n", tests(total), verdict, rounded(took))
+	if failures > 0 && !f.verbose {
+		fmt.Fprintln(w, "-v lists every test, and what each stage did with each event; --run NAME runs some of them")
+	}
 	return failures > 0
+}
+
+// rounded leaves as much of a duration as one looks at.
+func rounded(d time.Duration) time.Duration {
+	if d < 10*time.Millisecond {
+		return d.Round(10 * time.Microsecond)
+	}
+	return d.Round(time.Millisecond)
 }
 
 func tests(n int) string {
@@ -292,30 +307,64 @@ func tests(n int) string {
 	return fmt.Sprintf("%d tests", n)
 }
 
+// mostTold is how many events of a failed test are shown without being asked for, and
+// widest how wide what is said of them may be.
+const (
+	mostTold = 3
+	widest   = 160
+)
+
 func (f *testFlags) printOne(w io.Writer, r *flowtest.Result) {
-	switch {
-	case !r.Passed():
-		fmt.Fprintf(w, "--- FAIL: %s (%s virtual)\n", r.Test.Name, r.Elapsed)
-	case f.verbose:
-		fmt.Fprintf(w, "--- ok: %s (%s virtual)\n", r.Test.Name, r.Elapsed)
+	verdict := "ok"
+	if !r.Passed() {
+		verdict = "FAIL"
+	} else if !f.verbose {
+		return
 	}
+	fmt.Fprintf(w, "--- %s: %s (%s virtual in %s)\n", verdict, r.Test.Name, r.Elapsed, rounded(r.Took))
 	if r.Err != nil {
 		fmt.Fprintf(w, "    %v\n", r.Err)
 	}
 	for _, d := range r.Differences {
 		fmt.Fprintf(w, "    %s\n", strings.ReplaceAll(d.String(), "\n", "\n    "))
 	}
-	if !f.verbose {
+	if f.verbose {
+		for _, h := range r.Events {
+			printHappening(w, h)
+		}
 		return
 	}
-	for _, h := range r.Events {
-		outcome := h.Outcome
-		if outcome == "" {
-			outcome = "not settled"
+	list, left := r.Telling(mostTold)
+	for _, h := range list {
+		var b strings.Builder
+		printHappening(&b, h)
+		for line := range strings.Lines(b.String()) {
+			fmt.Fprintln(w, shortened(strings.TrimSuffix(line, "\n")))
 		}
-		fmt.Fprintf(w, "    %-8s %s %s: %s\n", h.At, h.Flow, h.ID, outcome)
-		printSteps(w, "      ", h.Steps, false)
 	}
+	if left > 0 {
+		fmt.Fprintf(w, "    and %d more\n", left)
+	}
+}
+
+func shortened(line string) string {
+	if text := []rune(line); len(text) > widest {
+		return string(text[:widest]) + "…"
+	}
+	return line
+}
+
+// printHappening shows what became of an event, and what each stage did with it.
+func printHappening(w io.Writer, h flowtest.Happening) {
+	outcome := h.Outcome
+	if outcome == "" {
+		outcome = "not settled"
+	}
+	if h.Reason != "" {
+		outcome += ", " + h.Reason
+	}
+	fmt.Fprintf(w, "    %-8s %s %s: %s\n", h.At, h.Flow, h.ID, outcome)
+	printSteps(w, "      ", h.Steps, false)
 }
 
 func writeJUnit(path string, results []*flowtest.Result) error {

@@ -25,6 +25,8 @@ type Test struct {
 	// Events are what happens, Fail the failures that are injected.
 	Events []Input
 	Fail   []Failure
+	// Checks are what is expected meanwhile, Expect by the end.
+	Checks []Checkpoint
 	Expect Expectation
 
 	node  *flows.Node
@@ -94,14 +96,20 @@ type Failure struct {
 
 // Expectation is what a test expects. What is not given is not looked at.
 type Expectation struct {
-	Success, Duplicate, Error int
-	Outputs                   []Output
-	DeadLetters               []DeadLetter
-	Rates                     []Rate
-	Metrics                   []Metric
-	Elapsed                   time.Duration
+	Outcomes    [stages.Outcomes]int // how many ended so, by stages.Outcome
+	Outputs     []Output
+	DeadLetters []DeadLetter
+	Rates       []Rate
+	Metrics     []Metric
+	Elapsed     time.Duration
 
 	node *flows.Node
+}
+
+// Checkpoint is what is expected at a time, of all that happened until then.
+type Checkpoint struct {
+	At time.Duration
+	Expectation
 }
 
 // Output is what is expected on one stream.
@@ -196,6 +204,7 @@ func (t *Test) fields(n *flows.Node) flows.Fields {
 		flows.List("events", &t.Events, "event", (*Input).fields, "what is put on the streams, in the order of `at`, and of "+
 			"the file at equal times", flows.Required()),
 		flows.List("fail", &t.Fail, "fail", (*Failure).fields, "failures to put into stages"),
+		flows.List("checks", &t.Checks, "check", (*Checkpoint).fields, "what must have happened at times in between"),
 		flows.Object("expect", t.Expect.fields(n.Get("expect")), "what must have happened by the end; what is not given is "+
 			"not looked at"),
 	}
@@ -241,9 +250,16 @@ func (i *Input) fields(n *flows.Node) flows.Fields {
 }
 
 func outcomes() []string {
-	return []string{
-		stages.OutcomeSuccess.String(), stages.OutcomeDuplicate.String(), stages.OutcomeError.String(),
+	list := make([]string, stages.Outcomes)
+	for i, o := range outcomeOrder() {
+		list[i] = o.String()
 	}
+	return list
+}
+
+// outcomeOrder are the outcomes as reports have them.
+func outcomeOrder() []stages.Outcome {
+	return []stages.Outcome{stages.OutcomeSuccess, stages.OutcomeDuplicate, stages.OutcomeFiltered, stages.OutcomeError}
 }
 
 func (f *Failure) fields(n *flows.Node) flows.Fields {
@@ -271,16 +287,28 @@ func (f *Failure) checkDelay() error {
 	return nil
 }
 
+func (c *Checkpoint) fields(n *flows.Node) flows.Fields {
+	return append(flows.Fields{
+		flows.Duration("at", &c.At, "when, counted from the start: once all that was due by then has happened",
+			flows.Required(), flows.Example("5s")),
+	}, c.soFar(n)...)
+}
+
 func (e *Expectation) fields(n *flows.Node) flows.Fields {
+	return append(e.soFar(n),
+		flows.Duration("elapsed", &e.Elapsed, "the virtual time from the start until the last event was settled"))
+}
+
+// soFar are the keys that make sense at any time.
+func (e *Expectation) soFar(n *flows.Node) flows.Fields {
 	e.node = n
-	count := func(o stages.Outcome, dst *int) flows.Field {
-		return flows.Int(o.String(), dst, "how many of the flow's events ended so", flows.Default("0"), flows.Min(0))
+	var counts flows.Fields
+	for _, o := range outcomeOrder() {
+		counts = append(counts, flows.Int(o.String(), &e.Outcomes[o], "how many of the flow's events ended so",
+			flows.Default("0"), flows.Min(0)))
 	}
 	return flows.Fields{
-		flows.Object("outcomes", flows.Fields{
-			count(stages.OutcomeSuccess, &e.Success), count(stages.OutcomeDuplicate, &e.Duplicate),
-			count(stages.OutcomeError, &e.Error),
-		}, "how the flow's events ended; what is left out is 0"),
+		flows.Object("outcomes", counts, "how the flow's events ended; what is left out is 0"),
 		flows.Values("outputs", &e.Outputs, func(o *Output) (*string, **flows.Node) { return &o.Stream, &o.node },
 			func(o *Output) flows.Field {
 				return flows.List("messages", &o.Messages, "message", (*Message).fields, "each message, in order; [] is none")
@@ -288,20 +316,23 @@ func (e *Expectation) fields(n *flows.Node) flows.Fields {
 		flows.List("dead_letters", &e.DeadLetters, "dead letter", (*DeadLetter).fields,
 			"each dead letter of every flow, in order; [] is none"),
 		flows.Map("rates", &e.Rates, "provider", func(r *Rate) (*string, **flows.Node) { return &r.Provider, &r.node },
-			(*Rate).fields, "the providers at the end"),
+			(*Rate).fields, "the providers"),
 		flows.Values("metrics", &e.Metrics, func(m *Metric) (*string, **flows.Node) { return &m.Name, &m.node },
 			func(m *Metric) flows.Field { return flows.Float("value", &m.Value, "the value") },
-			"metrics at the end, by name and labels; labels that are left out are summed over"),
-		flows.Duration("elapsed", &e.Elapsed, "the virtual time from the start until the last event was settled"),
+			"metrics, by name and labels; labels that are left out are summed over"),
 	}
 }
 
 // given reports whether anything is expected.
 func (e *Expectation) given() bool {
+	keys := 0
 	for range e.node.Pairs() {
-		return true
+		keys++
 	}
-	return false
+	if e.node.Get("at") != nil { // of a check
+		keys--
+	}
+	return keys > 0
 }
 
 func (m *Message) fields(n *flows.Node) flows.Fields {

@@ -1,32 +1,27 @@
 package flowtest
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"math"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/mjdevaccount/pulseflow/event"
 	"github.com/mjdevaccount/pulseflow/flows"
+	"github.com/mjdevaccount/pulseflow/internal/capture"
 )
 
 // noTime stands for a time that the file does not give.
 const noTime time.Duration = -1
 
-// maxLine bounds a line of a recording, in bytes: an entry of the largest size, each
-// byte escaped.
-const maxLine = 6*event.DefaultMaxSize + 4096
-
 // readRecording reads a JSONL file. Each line is an event, or an entry as it stood on
 // a stream: {"id": ..., "fields": {"data": ...}}. An error names the line.
-func readRecording(path string) ([]entry, error) {
+func readRecording(path string) ([]capture.Entry, error) {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s: must be a file", path)
 	}
@@ -39,74 +34,7 @@ func readRecording(path string) ([]entry, error) {
 		return nil, fmt.Errorf("%s: cannot be read: %w", path, err)
 	}
 	defer f.Close()
-	return readEntries(f)
-}
-
-func readEntries(r io.Reader) ([]entry, error) {
-	var list []entry
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, maxLine)
-	n := 0
-	for lines.Scan() {
-		n++
-		line := bytes.TrimSpace(lines.Bytes())
-		if len(line) == 0 {
-			continue
-		}
-		e, err := ParseEntry(line)
-		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
-		}
-		list = append(list, e.entry)
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("line %d: %w", n+1, err)
-	}
-	return list, nil
-}
-
-// Entry is something to put on a stream.
-type Entry struct{ entry }
-
-// RawEntry is an entry of any bytes.
-func RawEntry(data []byte) Entry { return Entry{entry{data: bytes.Clone(data)}} }
-
-// ReadEntries reads lines as ParseEntry does. An error names the line.
-func ReadEntries(r io.Reader) ([]Entry, error) {
-	read, err := readEntries(r)
-	if err != nil {
-		return nil, err
-	}
-	list := make([]Entry, len(read))
-	for i, e := range read {
-		list[i] = Entry{e}
-	}
-	return list, nil
-}
-
-// ParseEntry reads an entry as it stood on a stream, {"id", "fields"}, or else takes
-// the JSON object itself for the entry's data.
-func ParseEntry(text []byte) (Entry, error) {
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(text, &object); err != nil {
-		return Entry{}, errors.New("not a JSON object")
-	}
-	if _, captured := object["fields"]; !captured {
-		return Entry{entry{data: bytes.Clone(text)}}, nil
-	}
-	var captured struct {
-		ID     string            `json:"id"`
-		Fields map[string]string `json:"fields"`
-	}
-	if err := json.Unmarshal(text, &captured); err != nil {
-		return Entry{}, errors.New(`"fields" must be an object of strings`)
-	}
-	e := entry{id: captured.ID, meta: captured.Fields}
-	if data, ok := captured.Fields["data"]; ok {
-		e.data = []byte(data)
-		delete(captured.Fields, "data")
-	}
-	return Entry{e}, nil
+	return capture.Read("", f)
 }
 
 // timed is an entry with the time at which it is put on a stream.
@@ -185,44 +113,25 @@ func (i *Input) recorded(at time.Time) ([]timed, error) {
 	}
 	var list []timed
 	for range i.Repeat {
-		first := len(list)
-		for _, e := range recording {
-			list = append(list, timed{e, i, at})
+		times := make([]time.Time, len(recording))
+		for k := range times {
+			times[k] = at
 			at = at.Add(i.Every)
 		}
+		entries := slices.Clone(recording)
 		if !i.KeepTimes {
-			if err := shift(list[first:]); err != nil {
+			if err := capture.Shift(entries, func(k int) time.Time { return times[k] }); err != nil {
 				return nil, err
 			}
+		}
+		for k, e := range entries {
+			list = append(list, timed{entryOf(e), i, times[k]})
 		}
 	}
 	return list, nil
 }
 
-// shift moves the times of all entries by one amount, so that the newest event
-// happens when it is put on its stream. What has no time stays as it is.
-func shift(list []timed) error {
-	newest, by := math.Inf(-1), 0.0
-	for _, e := range list {
-		if t, ok := (event.Decoder{}).Decode(e.id, e.data).EventTime(); ok && t > newest {
-			newest, by = t, event.Seconds(e.at)-t
-		}
-	}
-	if math.IsInf(newest, -1) {
-		return nil
-	}
-	for i, e := range list {
-		if (event.Decoder{}).Decode(e.id, e.data).Err != nil {
-			continue
-		}
-		data, err := event.ShiftTime(e.data, by)
-		if err != nil {
-			return fmt.Errorf("line %d: %w", i+1, err)
-		}
-		list[i].data = data
-	}
-	return nil
-}
+func entryOf(e capture.Entry) entry { return entry{id: e.ID, data: e.Data, meta: e.Fields} }
 
 // encodeJSON is json.Marshal without the escapes for HTML.
 func encodeJSON(v any) ([]byte, error) {

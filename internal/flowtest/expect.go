@@ -8,7 +8,6 @@ import (
 
 	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/router"
-	"github.com/mjdevaccount/pulseflow/stages"
 )
 
 // Difference is something that was not as a test expects. Lines are what was expected
@@ -32,12 +31,13 @@ func (d Difference) String() string {
 // comparison gathers the differences of a result.
 type comparison struct {
 	*Result
+	when  string // before what a difference is about: of a check, its time
 	found []Difference
 }
 
 func (c *comparison) add(n *flows.Node, what string, lines ...string) {
 	if len(lines) > 0 {
-		c.found = append(c.found, Difference{n.Pos(), what, lines})
+		c.found = append(c.found, Difference{n.Pos(), c.when + what, lines})
 	}
 }
 
@@ -45,50 +45,45 @@ func (c *comparison) add(n *flows.Node, what string, lines ...string) {
 // expectation cannot be read.
 func (r *Result) compare() ([]Difference, error) {
 	c := &comparison{Result: r}
-	c.outcomes()
 	c.eventOutcomes()
-	for _, part := range []func() error{c.outputs, c.deadLetters, c.metrics} {
-		if err := part(); err != nil {
+	for i := range r.Test.Checks {
+		check := &r.Test.Checks[i]
+		c.when = fmt.Sprintf("at %s: ", check.At)
+		if err := c.expectation(&check.Expectation, r.checks[i]); err != nil {
 			return nil, err
 		}
 	}
-	c.ratesAtEnd()
+	c.when = ""
 	e := &r.Test.Expect
+	if err := c.expectation(e, r.end); err != nil {
+		return nil, err
+	}
 	if n := e.node.Get("elapsed"); n != nil && e.Elapsed != r.Elapsed {
 		c.add(n, "elapsed", "- "+e.Elapsed.String(), "+ "+r.Elapsed.String())
 	}
 	return c.found, nil
 }
 
-// counts are how the events of the test's flow ended.
-func (r *Result) counts() map[string]int {
-	counts := make(map[string]int)
-	for _, h := range r.Events {
-		if h.Flow == r.Test.Flow {
-			counts[h.Outcome]++
-		}
+// expectation holds a moment against what is expected of it.
+func (c *comparison) expectation(e *Expectation, m *moment) error {
+	c.outcomes(e, m)
+	if err := c.outputs(e, m); err != nil {
+		return err
 	}
-	return counts
+	c.deadLetters(e, m)
+	c.rates(e, m)
+	return c.metrics(e, m)
 }
 
-func (c *comparison) outcomes() {
-	e := &c.Test.Expect
+func (c *comparison) outcomes(e *Expectation, m *moment) {
 	n := e.node.Get("outcomes")
 	if n == nil {
 		return
 	}
-	counts := c.counts()
 	var lines []string
-	for _, o := range []struct {
-		name string
-		want int
-	}{
-		{stages.OutcomeSuccess.String(), e.Success},
-		{stages.OutcomeDuplicate.String(), e.Duplicate},
-		{stages.OutcomeError.String(), e.Error},
-	} {
-		if got := counts[o.name]; got != o.want {
-			lines = append(lines, fmt.Sprintf("- %s: %d", o.name, o.want), fmt.Sprintf("+ %s: %d", o.name, got))
+	for _, o := range outcomeOrder() {
+		if want, got := e.Outcomes[o], m.outcomes[o]; got != want {
+			lines = append(lines, fmt.Sprintf("- %s: %d", o, want), fmt.Sprintf("+ %s: %d", o, got))
 		}
 	}
 	c.add(n, "outcomes", lines...)
@@ -121,8 +116,8 @@ func (r *Result) topic() string {
 func (r *Result) outcomesOf(i *Input) []*task {
 	var list []*task
 	flow := r.readerOf(i)
-	for _, t := range r.world.given {
-		if r.world.inputs[t.event] == i && t.reader.flow == flow {
+	for _, t := range r.world.line.tasks {
+		if r.world.given[t] == i && t.reader.flow == flow {
 			list = append(list, t)
 		}
 	}
@@ -143,7 +138,10 @@ func (c *comparison) eventOutcomes() {
 			if got == in.Outcome {
 				continue
 			}
-			if got += c.because(t); times[got] == 0 {
+			if reason := c.reasons[t]; reason != "" {
+				got += " (" + reason + ")"
+			}
+			if times[got] == 0 {
 				wrong = append(wrong, got)
 			}
 			times[got]++
@@ -167,19 +165,9 @@ func (c *comparison) eventOutcomes() {
 	}
 }
 
-// because says why an event failed.
-func (c *comparison) because(t *task) string {
-	for _, l := range c.world.letters() {
-		if l.cause == t.event {
-			return fmt.Sprintf(" (%s: %s)", l.meta[router.FieldStage], l.meta[router.FieldReason])
-		}
-	}
-	return ""
-}
-
-func (c *comparison) outputs() error {
-	for _, o := range c.Test.Expect.Outputs {
-		got := c.world.on(o.Stream)
+func (c *comparison) outputs(e *Expectation, at *moment) error {
+	for _, o := range e.Outputs {
+		got := at.on(o.Stream)
 		for i, m := range o.Messages {
 			if i >= len(got) {
 				break
@@ -258,8 +246,10 @@ func (r *Result) letter(p publication) DeadLetter {
 		Flow: p.meta[router.FieldFlow], Stage: p.meta[router.FieldStage], Kind: p.meta[router.FieldErrorKind],
 		Reason: p.meta[router.FieldReason], Attempts: attempts,
 	}
-	if i := r.world.inputs[p.cause]; i != nil {
-		l.Event = i.Name
+	if p.cause != nil {
+		if i := r.world.inputs[p.cause.event]; i != nil {
+			l.Event = i.Name
+		}
 	}
 	return l
 }
@@ -283,13 +273,12 @@ func (l DeadLetter) String() string {
 	return strings.Join(parts, ", ")
 }
 
-func (c *comparison) deadLetters() error {
-	e := &c.Test.Expect
+func (c *comparison) deadLetters(e *Expectation, m *moment) {
 	n := e.node.Get("dead_letters")
 	if n == nil {
-		return nil
+		return
 	}
-	got := c.world.letters()
+	got := m.letters()
 	for i := range e.DeadLetters {
 		if i >= len(got) {
 			break
@@ -318,12 +307,11 @@ func (c *comparison) deadLetters() error {
 		}
 		c.add(n, "dead_letters", lines...)
 	}
-	return nil
 }
 
-func (c *comparison) ratesAtEnd() {
-	for _, want := range c.Test.Expect.Rates {
-		got := c.rates[want.Provider]
+func (c *comparison) rates(e *Expectation, m *moment) {
+	for _, want := range e.Rates {
+		got := m.rates[want.Provider]
 		var lines []string
 		number := func(name string, want, got float64) {
 			if !near(want, got) {
@@ -331,13 +319,13 @@ func (c *comparison) ratesAtEnd() {
 			}
 		}
 		if want.node.Get("scale") != nil {
-			number("scale", want.Scale, got.scale)
+			number("scale", want.Scale, got.Scale)
 		}
-		if want.Level != "" && want.Level != got.level {
-			lines = append(lines, "- level: "+want.Level, "+ level: "+got.level)
+		if want.Level != "" && want.Level != got.Level {
+			lines = append(lines, "- level: "+want.Level, "+ level: "+got.Level)
 		}
 		if want.node.Get("effective") != nil {
-			number("effective", want.Effective, got.effective)
+			number("effective", want.Effective, got.Effective)
 		}
 		c.add(want.node, "rates: "+want.Provider, lines...)
 	}
@@ -347,21 +335,13 @@ func (c *comparison) ratesAtEnd() {
 // loses.
 func near(a, b float64) bool { return math.Abs(a-b) <= 1e-9*max(1, math.Abs(a), math.Abs(b)) }
 
-func (c *comparison) metrics() error {
-	want := c.Test.Expect.Metrics
-	if len(want) == 0 {
-		return nil
-	}
-	all, err := c.world.metrics.samples()
-	if err != nil {
-		return fmt.Errorf("metrics: %w", err)
-	}
-	for _, m := range want {
+func (c *comparison) metrics(e *Expectation, at *moment) error {
+	for _, m := range e.Metrics {
 		s, err := parseSelector(m.Name)
 		if err != nil {
 			return fmt.Errorf("metrics: %w", err)
 		}
-		got, err := s.sum(all)
+		got, err := s.sum(at.samples)
 		switch {
 		case err != nil:
 			c.add(m.node, "metrics", fmt.Sprintf("- %s: %g", m.Name, m.Value), "+ "+err.Error())

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mjdevaccount/pulseflow/event"
+	"github.com/mjdevaccount/pulseflow/internal/capture"
 	"github.com/mjdevaccount/pulseflow/router"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
@@ -28,7 +29,7 @@ type Explanation struct {
 	Time    string `json:"time,omitempty"`
 	// Steps are the runs of stages, in order; a flow that tried again has some twice.
 	Steps []ExplainedStep `json:"steps"`
-	// Outcome is success, duplicate or error.
+	// Outcome is success, duplicate, filtered or error.
 	Outcome    string               `json:"outcome"`
 	Attempts   int                  `json:"attempts"`
 	DeadLetter *ExplainedDeadLetter `json:"dead_letter,omitempty"`
@@ -86,24 +87,27 @@ const (
 	DecisionFailed  = "failed"
 )
 
-// Explained words a run of a stage.
-func Explained(s stages.Step) ExplainedStep {
-	step := ExplainedStep{
-		Stage: s.Stage, Index: s.Index, Attempt: s.Attempt, Decision: DecisionStopped, Nanoseconds: s.Own.Nanoseconds(),
-		Notes: append([]string{}, s.Notes...),
+// explained words the runs of stages in a trace.
+func explained(t *stages.Trace) []ExplainedStep {
+	list := make([]ExplainedStep, len(t.Steps))
+	for i, s := range t.Steps {
+		list[i] = ExplainedStep{
+			Stage: s.Stage, Index: s.Index, Attempt: s.Attempt, Decision: DecisionStopped, Nanoseconds: s.Own.Nanoseconds(),
+			Notes: append([]string{}, s.Notes...),
+		}
+		switch {
+		case s.Err != nil:
+			list[i].Decision, list[i].Error = DecisionFailed, s.Err.Error()
+		case s.Passed:
+			list[i].Decision = DecisionPassed
+		}
 	}
-	switch {
-	case s.Err != nil:
-		step.Decision, step.Error = DecisionFailed, s.Err.Error()
-	case s.Passed:
-		step.Decision = DecisionPassed
-	}
-	return step
+	return list
 }
 
 // Explain puts one event through a flow of plan, after those in earlier, and tells
 // what the flow did with it. The clock starts at now; nothing is connected to.
-func Explain(ctx context.Context, plan *router.Plan, flow string, earlier []Entry, e Entry, now time.Time) (*Explanation, error) {
+func Explain(ctx context.Context, plan *router.Plan, flow string, earlier []capture.Entry, e capture.Entry, now time.Time) (*Explanation, error) {
 	w, err := newWorld(plan, nil, now)
 	if err != nil {
 		return nil, err
@@ -115,16 +119,16 @@ func Explain(ctx context.Context, plan *router.Plan, flow string, earlier []Entr
 	return x, err
 }
 
-func (w *world) explain(ctx context.Context, flow string, earlier []Entry, e Entry, now time.Time) (*Explanation, error) {
+func (w *world) explain(ctx context.Context, flow string, earlier []capture.Entry, e capture.Entry, now time.Time) (*Explanation, error) {
 	stream := w.streamKey("", flow)
 	for _, before := range earlier {
-		w.put(stream, before.entry, nil)
+		w.put(stream, entryOf(before), nil)
 		if err := w.schedule.play(ctx, nil, now); err != nil {
 			return nil, err
 		}
 	}
 	first, published, before := len(w.line.tasks), len(w.line.published), w.states()
-	w.put(stream, e.entry, nil)
+	w.put(stream, entryOf(e), nil)
 	if err := w.schedule.play(ctx, nil, now); err != nil {
 		return nil, err
 	}
@@ -175,11 +179,9 @@ func (w *world) explained(t *task, published int) *Explanation {
 	if seconds, ok := e.EventTime(); ok && e.Err == nil {
 		x.Time = event.At(seconds).Format(time.RFC3339Nano)
 	}
-	for _, s := range t.result.Trace.Steps {
-		x.Steps = append(x.Steps, Explained(s))
-	}
+	x.Steps = append(x.Steps, explained(t.result.Trace)...)
 	for _, p := range w.line.published[published:] {
-		if p.cause != e {
+		if p.cause != t {
 			continue
 		}
 		if p.meta[router.FieldFlow] == "" {
@@ -188,9 +190,6 @@ func (w *world) explained(t *task, published int) *Explanation {
 				data = json.RawMessage(strconv.Quote(string(p.data)))
 			}
 			x.Published = append(x.Published, ExplainedMessage{Stream: p.stream, Data: data})
-			continue
-		}
-		if p.meta[router.FieldFlow] != x.Flow {
 			continue
 		}
 		x.DeadLetter = &ExplainedDeadLetter{

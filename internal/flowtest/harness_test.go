@@ -79,7 +79,7 @@ func transcript(r *Result) string {
 	for _, e := range r.Events {
 		fmt.Fprintln(&b, e.At, e.Flow, e.ID, e.Outcome)
 		for _, s := range e.Steps {
-			fmt.Fprintln(&b, " ", s.Attempt, s.Index, s.Stage, s.Passed, s.Err, s.Notes)
+			fmt.Fprintln(&b, " ", s.Attempt, s.Index, s.Stage, s.Decision, s.Error, s.Notes)
 		}
 	}
 	if r.world != nil {
@@ -91,3 +91,5 @@ func transcript(r *Result) string {
 }
 
 var _ stages.Waiter = (*schedule)(nil)
+
+var _ stages.Deadliner = (*schedule)(nil)

@@ -104,13 +104,13 @@ func (s failing) Middleware(next message.HandlerFunc) message.HandlerFunc {
 	inner := s.inner.Middleware(next)
 	return func(msg *message.Message) ([]*message.Message, error) {
 		d := stages.From(msg.Context())
-		if s.injection.due(d.Event, failBefore) {
+		if s.injection.due(d.Received(), failBefore) {
 			if err := s.injection.fail(d, s.clock); err != nil {
 				return nil, err
 			}
 		}
 		out, err := inner(msg)
-		if err == nil && s.injection.due(d.Event, failAfter) {
+		if err == nil && s.injection.due(d.Received(), failAfter) {
 			err = s.injection.fail(d, s.clock)
 		}
 		if err != nil {

@@ -24,7 +24,8 @@ import (
 type line struct {
 	schedule *schedule
 	decoder  event.Decoder
-	base     context.Context // of all messages
+	follows  func(t, cause *task) // told of each delivery that comes of another one
+	base     context.Context      // of all messages
 	cancel   context.CancelFunc
 
 	mu        sync.Mutex
@@ -42,7 +43,7 @@ type publication struct {
 	at     time.Time
 	data   []byte
 	meta   map[string]string
-	cause  *event.Event // what was handled then; nil outside a flow
+	cause  *task // what was handled then; nil outside a flow
 }
 
 // source is what a flow reads: a stream in a group.
@@ -94,9 +95,9 @@ type entry struct {
 	meta map[string]string
 }
 
-// put adds an entry to a stream and returns its deliveries, one for each flow that
-// reads it, none when no flow does.
-func (l *line) put(stream string, e entry) []*task {
+// put adds an entry, which the handling of cause has made, or nothing, to a stream. It
+// returns its deliveries, one for each flow that reads it, none when no flow does.
+func (l *line) put(stream string, e entry, cause *task) []*task {
 	l.mu.Lock()
 	readers := l.readers[stream]
 	if len(readers) == 0 {
@@ -113,6 +114,9 @@ func (l *line) put(stream string, e entry) []*task {
 	l.tasks = append(l.tasks, tasks...)
 	l.mu.Unlock()
 	for _, t := range tasks {
+		if cause != nil {
+			l.follows(t, cause)
+		}
 		l.schedule.admit(t)
 	}
 	return tasks
@@ -176,7 +180,7 @@ func (p linePublisher) Publish(stream string, messages ...*message.Message) erro
 			stream: stream, at: p.schedule.Now(), data: bytes.Clone(msg.Payload), meta: maps.Clone(msg.Metadata),
 		}
 		if d := stages.From(msg.Context()); d != nil {
-			out.cause = d.Event
+			out.cause = p.schedule.running()
 			if d.Trace != nil && msg.Metadata.Get(router.FieldFlow) == "" {
 				d.Trace.Note("publishes on %s: %s", stream, msg.Payload)
 			}
@@ -184,7 +188,7 @@ func (p linePublisher) Publish(stream string, messages ...*message.Message) erro
 		p.mu.Lock()
 		p.published = append(p.published, out)
 		p.mu.Unlock()
-		p.put(stream, entry{id: msg.UUID, data: out.data, meta: out.meta})
+		p.put(stream, entry{id: msg.UUID, data: out.data, meta: out.meta}, out.cause)
 	}
 	return nil
 }

@@ -31,7 +31,9 @@ func TestLineIsLikeTheBus(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		entries = append(entries, list...)
+		for _, e := range list {
+			entries = append(entries, entryOf(e))
+		}
 	}
 	if len(entries) < 30 {
 		t.Fatalf("only %d entries", len(entries))
@@ -71,7 +73,11 @@ func lettersOnLine(t *testing.T, plan *router.Plan, entries []entry, now time.Ti
 		t.Fatal(err)
 	}
 	var list []map[string]string
-	for _, l := range w.letters() {
+	at, err := w.moment("feedback")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range at.letters() {
 		fields := l.meta
 		if l.data != nil {
 			fields["data"] = string(l.data)

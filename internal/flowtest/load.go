@@ -212,7 +212,7 @@ func (r *resolver) resolve() {
 	for i := range r.test.Fail {
 		r.failure(&r.test.Fail[i])
 	}
-	r.expectation()
+	r.expectations()
 }
 
 func (r *resolver) flowNames() []string {
@@ -385,16 +385,28 @@ func kindsOf(p *router.FlowPlan) []string {
 	return kinds
 }
 
-func (r *resolver) expectation() {
+func (r *resolver) expectations() {
 	e := &r.test.Expect
-	expects := e.given()
+	expects := e.given() || len(r.test.Checks) > 0
 	for i := range r.test.Events {
 		expects = expects || r.test.Events[i].Outcome != ""
 	}
 	if !expects && !r.unfinished {
-		r.errorf(e.node, "expects nothing: give it expect, or an outcome of an event; pulseflow test --update writes what "+
-			"happens")
+		r.errorf(e.node, "expects nothing: give it expect, checks, or an outcome of an event; pulseflow test --update writes "+
+			"what happens")
 	}
+	for i := range r.test.Checks {
+		c := &r.test.Checks[i]
+		if !c.given() && !r.unfinished {
+			r.errorf(c.node, "check %d: expects nothing: give it rates, outcomes, outputs, dead_letters or metrics; pulseflow "+
+				"test --update writes what happens", i+1)
+		}
+		r.expectation(&c.Expectation)
+	}
+	r.expectation(e)
+}
+
+func (r *resolver) expectation(e *Expectation) {
 	for _, o := range e.Outputs {
 		if known := streams(r.plan); !slices.ContainsFunc(known, func(s stream) bool { return s.is(o.Stream) }) {
 			names := make([]string, len(known))

@@ -27,14 +27,10 @@ type Result struct {
 	// Events are the deliveries, in the order in which they were put on the streams.
 	Events []Happening
 
-	world *world
-	rates map[string]rate
-}
-
-// rate is the state of a provider at the end.
-type rate struct {
-	scale, effective float64
-	level            string
+	world   *world
+	reasons map[*task]string // of the dead letters
+	checks  []*moment        // one for each of the test's checks
+	end     *moment
 }
 
 // Passed reports whether everything was as expected.
@@ -46,9 +42,37 @@ type Happening struct {
 	At   time.Duration
 	Flow string
 	ID   string
-	// Outcome is success, duplicate or error; empty when the event was not settled.
+	// Outcome is success, duplicate, filtered or error; empty when the event was not
+	// settled.
 	Outcome string
-	Steps   []stages.Step
+	// Expected is the outcome that the test expects of it; empty when it does not say.
+	Expected string
+	// Reason is why it became a dead letter, with the stage; else empty.
+	Reason string
+	Steps  []ExplainedStep
+}
+
+// Telling are the events to look at first to see why the test failed, at most limit of
+// them: those that ended otherwise than expected, or else those that failed, or else
+// all. left is how many others there are.
+func (r *Result) Telling(limit int) (list []Happening, left int) {
+	for _, choose := range []func(Happening) bool{
+		func(h Happening) bool { return h.Expected != "" && h.Expected != h.Outcome },
+		func(h Happening) bool {
+			return h.Outcome == "" || h.Expected == "" && h.Outcome == stages.OutcomeError.String()
+		},
+		func(Happening) bool { return true },
+	} {
+		for _, h := range r.Events {
+			if choose(h) && len(list) < limit {
+				list = append(list, h)
+			}
+		}
+		if len(list) > 0 {
+			break
+		}
+	}
+	return list, len(r.Events) - len(list)
 }
 
 // Options say how tests are run.
@@ -113,25 +137,36 @@ func (r *Result) play(ctx context.Context, plan *router.Plan, limit time.Duratio
 		}
 		all = append(all, list...)
 	}
-	slices.SortStableFunc(all, func(a, b timed) int { return a.at.Compare(b.at) })
 	w, err := newWorld(plan, t.Fail, t.start)
 	if err != nil {
 		return err
 	}
 	r.world = w
-	inputs := make([]input, len(all))
-	for i, e := range all {
-		inputs[i] = input{at: e.at, do: func() error {
+	var inputs []input
+	for _, e := range all {
+		inputs = append(inputs, input{at: e.at, do: func() error {
 			w.put(w.streamKey(e.input.Stream, t.Flow), e.entry, e.input)
 			return nil
-		}}
+		}})
 	}
+	r.checks = make([]*moment, len(t.Checks))
+	for i, c := range t.Checks {
+		inputs = append(inputs, input{at: t.start.Add(c.At), do: func() (err error) {
+			r.checks[i], err = w.moment(t.Flow)
+			return err
+		}})
+	}
+	slices.SortStableFunc(inputs, func(a, b input) int { return a.at.Compare(b.at) }) // checks behind events
 	if limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
 	err = w.schedule.play(ctx, inputs, t.start.Add(t.Until))
+	r.Elapsed = w.schedule.last.Sub(w.schedule.start)
+	if err == nil {
+		r.end, err = w.moment(t.Flow)
+	}
 	r.observe()
 	if closeErr := w.close(); err == nil && closeErr != nil {
 		err = fmt.Errorf("end the flows: %w", closeErr)
@@ -139,22 +174,25 @@ func (r *Result) play(ctx context.Context, plan *router.Plan, limit time.Duratio
 	return err
 }
 
-// observe keeps the state at the end.
+// observe keeps what became of each event.
 func (r *Result) observe() {
 	w := r.world
-	r.Elapsed = w.schedule.last.Sub(w.schedule.start)
+	r.reasons = make(map[*task]string)
+	for _, p := range w.line.published {
+		if p.cause != nil && p.meta[router.FieldFlow] != "" {
+			r.reasons[p.cause] = p.meta[router.FieldStage] + ": " + p.meta[router.FieldReason]
+		}
+	}
 	for _, task := range w.line.tasks {
-		h := Happening{At: task.at.Sub(w.schedule.start), Flow: task.reader.flow, ID: task.event.ID}
+		h := Happening{
+			At: task.at.Sub(w.schedule.start), Flow: task.reader.flow, ID: task.event.ID, Reason: r.reasons[task],
+		}
 		if task.settled {
-			h.Outcome, h.Steps = task.result.Outcome.String(), task.result.Trace.Steps
+			h.Outcome, h.Steps = task.result.Outcome.String(), explained(task.result.Trace)
+		}
+		if i := w.given[task]; i != nil && h.Flow == r.readerOf(i) {
+			h.Expected = i.Outcome
 		}
 		r.Events = append(r.Events, h)
-	}
-	if w.rates == nil {
-		return
-	}
-	r.rates = make(map[string]rate)
-	for _, s := range w.rates.Status() {
-		r.rates[s.Provider] = rate{scale: s.Scale, effective: s.EffectiveRate, level: s.Level}
 	}
 }

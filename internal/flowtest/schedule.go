@@ -11,6 +11,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/mjdevaccount/pulseflow/event"
+	"github.com/mjdevaccount/pulseflow/internal/rate"
 	"github.com/mjdevaccount/pulseflow/internal/virtual"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
@@ -35,12 +36,15 @@ type schedule struct {
 	start time.Time
 
 	mu        sync.Mutex
-	ready     []*task // in the order in which they may run
-	parked    []*task // those that wait for another event
+	ready     []*task       // in the order in which they may run
+	asleep    map[*task]int // those that wait for a time, numbered in the order in which they began to
+	slept     int           // how often one has begun to
+	parked    []*task       // those that wait for another event
 	current   *task
 	unsettled int
-	ended     bool      // the test is over: nobody is held any more
-	last      time.Time // when the last event was settled
+	expired   bool          // a context has ended by time since the sleepers were looked at
+	over      chan struct{} // closed when the test is: nobody is held any more
+	last      time.Time     // when the last event was settled
 }
 
 // task is one delivery of an event to one flow.
@@ -53,7 +57,10 @@ type task struct {
 
 	paused  chan struct{}   // gets one value each time the event begins to wait
 	resume  chan struct{}   // closed when it may go on; nil when it has not begun
+	ctx     context.Context // ends its wait
+	timer   rate.Timer      // of one asleep
 	waits   <-chan struct{} // of a parked one: closed when its wait is over
+	err     error           // what its wait has come to
 	backoff time.Duration
 	at      time.Time        // when it was put on the stream
 	settled bool             // acknowledged
@@ -61,7 +68,7 @@ type task struct {
 }
 
 func newSchedule(start time.Time) *schedule {
-	return &schedule{clock: virtual.New(start), start: start, last: start}
+	return &schedule{clock: virtual.New(start), start: start, last: start, asleep: make(map[*task]int), over: make(chan struct{})}
 }
 
 // Now implements stages.Clock.
@@ -70,10 +77,12 @@ func (s *schedule) Now() time.Time { return s.clock.Now() }
 // Sleep implements stages.Clock: the running event waits for a time.
 func (s *schedule) Sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 || ctx.Err() != nil {
-		return ctx.Err()
+		return virtual.Err(ctx)
 	}
 	return s.pause(ctx, func(t *task) {
-		s.clock.AfterFunc(d, func() { s.enqueue(t) })
+		t.timer = s.clock.AfterFunc(d, func() { s.awake(t) })
+		s.slept++
+		s.asleep[t] = s.slept
 	})
 }
 
@@ -85,26 +94,62 @@ func (s *schedule) Wait(ctx context.Context, ready <-chan struct{}) error {
 	})
 }
 
-// pause holds the running event until the schedule lets it go on.
+// WithTimeout implements stages.Deadliner. An event that waits when its context ends
+// runs next, in its turn, as one whose wait is over.
+func (s *schedule) WithTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return s.clock.WithTimeoutFunc(ctx, d, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.expired = true
+	})
+}
+
+// pause holds the running event until the schedule lets it go on. The end of its
+// context does not do that by itself: when it would be seen is up to chance.
 func (s *schedule) pause(ctx context.Context, arrange func(*task)) error {
 	s.mu.Lock()
 	t := s.current
-	if t == nil || s.ended {
+	if t == nil || s.ended() {
 		s.mu.Unlock()
 		<-ctx.Done() // at the end of a test every context ends
-		return ctx.Err()
+		return virtual.Err(ctx)
 	}
 	resume := make(chan struct{})
-	t.resume, s.current = resume, nil
+	t.resume, t.ctx, s.current = resume, ctx, nil
 	arrange(t)
 	s.mu.Unlock()
 	t.paused <- struct{}{}
 	select {
 	case <-resume:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+		return t.err
+	case <-s.over:
+		<-ctx.Done()
+		return virtual.Err(ctx)
 	}
+}
+
+// running is the event that runs, nil when none does.
+func (s *schedule) running() *task {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current
+}
+
+// awake ends a sleep. It is the time of both when the context ends then too: what
+// comes first decides.
+func (s *schedule) awake(t *task) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, asleep := s.asleep[t]; asleep {
+		delete(s.asleep, t)
+		s.release(t, virtual.Err(t.ctx))
+	}
+}
+
+// release has a waiting event run in its turn. The caller holds mu.
+func (s *schedule) release(t *task, err error) {
+	t.err, t.ctx, t.timer, t.waits = err, nil, nil, nil
+	s.ready = append(s.ready, t)
 }
 
 // enqueue says that t may run.
@@ -114,18 +159,43 @@ func (s *schedule) enqueue(t *task) {
 	s.ready = append(s.ready, t)
 }
 
+// wakeExpired wakes those asleep whose context has ended, in the order in which they
+// began to sleep. The caller holds mu.
+func (s *schedule) wakeExpired() {
+	var over []*task
+	for t := range s.asleep {
+		if t.ctx.Err() != nil {
+			over = append(over, t)
+		}
+	}
+	slices.SortFunc(over, func(a, b *task) int { return s.asleep[a] - s.asleep[b] })
+	for _, t := range over {
+		delete(s.asleep, t)
+		t.timer.Stop()
+		s.release(t, virtual.Err(t.ctx))
+	}
+}
+
 // next takes the event that runs next, nil when none can.
 func (s *schedule) next() *task {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.expired {
+		s.expired = false
+		s.wakeExpired()
+	}
 	s.parked = slices.DeleteFunc(s.parked, func(t *task) bool {
 		select {
 		case <-t.waits:
-			s.ready = append(s.ready, t)
+			s.release(t, nil)
 			return true
 		default:
+		}
+		if t.ctx.Err() == nil {
 			return false
 		}
+		s.release(t, virtual.Err(t.ctx))
+		return true
 	})
 	if len(s.ready) == 0 {
 		return nil
@@ -258,5 +328,15 @@ func (s *schedule) busy() bool {
 func (s *schedule) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ended, s.current = true, nil
+	close(s.over)
+	s.current = nil
+}
+
+func (s *schedule) ended() bool {
+	select {
+	case <-s.over:
+		return true
+	default:
+		return false
+	}
 }

@@ -17,8 +17,8 @@ import (
 )
 
 // Update returns the text of a test file in which the tests that failed expect what
-// happened, and how many of them were changed. Only the block expect of such a test
-// is written anew, with its comments, and the outcome of an event in its place; all
+// happened, and how many of them were changed. Only the blocks checks and expect of such a test
+// are written anew, with their comments, and the outcome of an event in its place; all
 // other lines stay as they are. A test that could not run to its end, or that expects
 // nothing false, stays. The error says why a test cannot be rewritten.
 func Update(src []byte, results []*Result) (text []byte, changed int, err error) {
@@ -32,7 +32,7 @@ func Update(src []byte, results []*Result) (text []byte, changed int, err error)
 	e := editor{lines: strings.Split(string(src), "\n"), root: document.Content[0]}
 	// From the end, so that the places of what comes before stay right.
 	for _, r := range slices.Backward(results) {
-		empty := !r.Test.Expect.given() && !r.expectsOutcome()
+		empty := r.unfinished()
 		if r.Err != nil || len(r.Differences) == 0 && !empty {
 			continue
 		}
@@ -44,8 +44,15 @@ func Update(src []byte, results []*Result) (text []byte, changed int, err error)
 	return []byte(strings.Join(e.lines, "\n")), changed, nil
 }
 
-func (r *Result) expectsOutcome() bool {
-	return slices.ContainsFunc(r.Test.Events, func(i Input) bool { return i.Outcome != "" })
+// unfinished reports whether something that should expect something does not.
+func (r *Result) unfinished() bool {
+	return !r.Test.Expect.given() && !r.expectsElsewhere() ||
+		slices.ContainsFunc(r.Test.Checks, func(c Checkpoint) bool { return !c.given() })
+}
+
+// expectsElsewhere reports whether something is expected but at the end.
+func (r *Result) expectsElsewhere() bool {
+	return len(r.Test.Checks) > 0 || slices.ContainsFunc(r.Test.Events, func(i Input) bool { return i.Outcome != "" })
 }
 
 // editor changes a file line by line.
@@ -67,23 +74,80 @@ func (e *editor) rewrite(r *Result) error {
 			return err
 		}
 	}
-	key, expect := member(test, "expect")
-	if expect != nil && expect.Kind == yaml.AliasNode {
-		return errors.New("its expect stands for that of another test")
+	// What stands further down first, so that the lines of the other stay right.
+	parts := []string{"checks", "expect"}
+	if a, _ := member(test, "checks"); a != nil {
+		if b, _ := member(test, "expect"); b == nil || a.Line > b.Line {
+			parts = []string{"expect", "checks"}
+		}
 	}
-	fresh := expect == nil || expect.Kind != yaml.MappingNode
-	if fresh && r.expectsOutcome() {
-		return nil // it looks at single events only, and these are updated
-	}
-	if fresh {
-		expect = &yaml.Node{Kind: yaml.MappingNode}
-		if err := r.writeAll(expect); err != nil {
+	for _, name := range slices.Backward(parts) {
+		if err := e.part(r, test, name); err != nil {
 			return err
 		}
-	} else if err := r.writeInto(expect); err != nil {
+	}
+	return nil
+}
+
+// part writes the block checks or expect of a test anew, where something in it is not
+// so.
+func (e *editor) part(r *Result, test *yaml.Node, name string) error {
+	key, block := member(test, name)
+	if block != nil && block.Kind == yaml.AliasNode {
+		return fmt.Errorf("its %s stands for that of another test", name)
+	}
+	before, err := yaml.Marshal(block)
+	if err != nil {
 		return err
 	}
-	return e.splice(test, key, expect)
+	if name == "checks" {
+		if key == nil {
+			return nil
+		}
+		if block.Kind != yaml.SequenceNode || len(block.Content) != len(r.Test.Checks) {
+			return errors.New("its checks are not written out")
+		}
+		for i, n := range block.Content {
+			if n.Kind != yaml.MappingNode {
+				return errors.New("its checks are not written out")
+			}
+			if err := r.writeCheck(n, &r.Test.Checks[i], r.checks[i]); err != nil {
+				return err
+			}
+		}
+	} else {
+		fresh := block == nil || block.Kind != yaml.MappingNode
+		switch {
+		case fresh && r.expectsElsewhere():
+			return nil // it looks at single events and times only, and these are updated
+		case fresh:
+			block = &yaml.Node{Kind: yaml.MappingNode}
+			r.writeAll(block)
+		default:
+			if err := r.writeInto(block, &r.Test.Expect, r.end); err != nil {
+				return err
+			}
+			if e := &r.Test.Expect; e.node.Get("elapsed") != nil && e.Elapsed != r.Elapsed {
+				set(block, "elapsed", str(r.Elapsed.String()))
+			}
+		}
+	}
+	after, err := yaml.Marshal(block)
+	if err != nil || bytes.Equal(before, after) {
+		return err
+	}
+	return e.splice(test, key, block, name)
+}
+
+// writeCheck replaces what a check says and is not so. One that expects nothing gets
+// the outcomes and the rates.
+func (r *Result) writeCheck(n *yaml.Node, c *Checkpoint, m *moment) error {
+	if c.given() {
+		return r.writeInto(n, &c.Expectation, m)
+	}
+	m.writeOutcomes(setMapping(n, "outcomes"))
+	m.writeRates(n)
+	return nil
 }
 
 // outcome changes the outcome of an event where all of it ended alike.
@@ -112,16 +176,16 @@ func (e *editor) outcome(r *Result, i *Input) error {
 	return nil
 }
 
-// splice puts the block expect into the lines of its test. Without a key it is added
+// splice puts the block of a key into the lines of its test. Without a key it is added
 // at the end.
-func (e *editor) splice(test, key, expect *yaml.Node) error {
+func (e *editor) splice(test, key, expect *yaml.Node, name string) error {
 	column := test.Content[0].Column
 	first := 0 // line of the key, counted from 1
 	if key != nil {
 		first, column = key.Line, key.Column
 		key.HeadComment, key.FootComment = "", ""
 	} else {
-		key = &yaml.Node{Kind: yaml.ScalarNode, Value: "expect"}
+		key = &yaml.Node{Kind: yaml.ScalarNode, Value: name}
 	}
 	end := e.lastLine(test, key, first)
 	if first == 0 {
@@ -148,7 +212,7 @@ func (e *editor) splice(test, key, expect *yaml.Node) error {
 	return nil
 }
 
-// lastLine is the last line of the block expect, or of the test when it has none.
+// lastLine is the last line of the block of key, or of the test when it has none.
 func (e *editor) lastLine(test, key *yaml.Node, first int) int {
 	from := first
 	if first == 0 {
@@ -327,10 +391,8 @@ func part(want, got any) any {
 }
 
 // writeAll makes expectations of everything that happened.
-func (r *Result) writeAll(expect *yaml.Node) error {
-	outcomes := &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle}
-	r.writeOutcomes(outcomes)
-	set(expect, "outcomes", outcomes)
+func (r *Result) writeAll(expect *yaml.Node) {
+	r.end.writeOutcomes(setMapping(expect, "outcomes"))
 	outputs := &yaml.Node{Kind: yaml.MappingNode}
 	seen := make(map[string]bool)
 	for _, p := range r.world.plan.Flows {
@@ -338,7 +400,7 @@ func (r *Result) writeAll(expect *yaml.Node) error {
 			if !seen[out.Topic] {
 				seen[out.Topic] = true
 				list := &yaml.Node{Kind: yaml.SequenceNode}
-				r.writeMessages(list, out.Topic, nil)
+				r.end.writeMessages(list, out.Topic, nil)
 				set(outputs, out.Topic, list)
 			}
 		}
@@ -347,26 +409,37 @@ func (r *Result) writeAll(expect *yaml.Node) error {
 		set(expect, "outputs", outputs)
 	}
 	letters := &yaml.Node{Kind: yaml.SequenceNode}
-	r.writeLetters(letters, nil)
+	r.writeLetters(letters, r.end, nil)
 	set(expect, "dead_letters", letters)
-	if len(r.rates) > 0 {
-		rates := &yaml.Node{Kind: yaml.MappingNode}
-		for _, name := range slices.Sorted(maps.Keys(r.rates)) {
-			state := r.rates[name]
-			set(rates, name, &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle, Content: []*yaml.Node{
-				str("level"), str(state.level), str("scale"), number(state.scale), str("effective"), number(state.effective),
-			}})
-		}
-		set(expect, "rates", rates)
-	}
-	return nil
+	r.end.writeRates(expect)
 }
 
-// writeInto replaces what the expectations say and is not so.
-func (r *Result) writeInto(expect *yaml.Node) error {
-	e := &r.Test.Expect
+// writeRates makes expectations of the providers.
+func (m *moment) writeRates(expect *yaml.Node) {
+	if len(m.rates) == 0 {
+		return
+	}
+	rates := &yaml.Node{Kind: yaml.MappingNode}
+	for _, name := range slices.Sorted(maps.Keys(m.rates)) {
+		state := m.rates[name]
+		set(rates, name, &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle, Content: []*yaml.Node{
+			str("level"), str(state.Level), str("scale"), number(state.Scale), str("effective"), number(state.Effective),
+		}})
+	}
+	set(expect, "rates", rates)
+}
+
+// setMapping adds an empty mapping in one line under a key, and returns it.
+func setMapping(n *yaml.Node, name string) *yaml.Node {
+	fresh := &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle}
+	set(n, name, fresh)
+	return fresh
+}
+
+// writeInto replaces what the expectations say of a moment and is not so.
+func (r *Result) writeInto(expect *yaml.Node, e *Expectation, m *moment) error {
 	if _, n := member(expect, "outcomes"); n != nil {
-		r.writeOutcomes(mapping(expect, "outcomes", n))
+		m.writeOutcomes(mapping(expect, "outcomes", n))
 	}
 	if _, n := member(expect, "outputs"); n != nil {
 		for _, o := range e.Outputs {
@@ -374,39 +447,32 @@ func (r *Result) writeInto(expect *yaml.Node) error {
 			if list == nil || list.Kind != yaml.SequenceNode {
 				return fmt.Errorf("its outputs of %s are not written out", o.Stream)
 			}
-			r.writeMessages(list, o.Stream, o.Messages)
+			m.writeMessages(list, o.Stream, o.Messages)
 		}
 	}
 	if _, n := member(expect, "dead_letters"); n != nil {
 		if n.Kind != yaml.SequenceNode {
 			return errors.New("its dead_letters are not written out")
 		}
-		r.writeLetters(n, e.DeadLetters)
+		r.writeLetters(n, m, e.DeadLetters)
 	}
 	if _, n := member(expect, "rates"); n != nil {
 		for _, want := range e.Rates {
 			if _, state := member(n, want.Provider); state != nil {
-				r.writeRate(state, want)
+				writeRate(state, want, m.rates[want.Provider])
 			}
 		}
 	}
 	if _, n := member(expect, "metrics"); n != nil {
-		all, err := r.world.metrics.samples()
-		if err != nil {
-			return err
-		}
-		for _, m := range e.Metrics {
-			s, err := parseSelector(m.Name)
+		for _, want := range e.Metrics {
+			s, err := parseSelector(want.Name)
 			if err != nil {
 				return err
 			}
-			if got, err := s.sum(all); err == nil && !near(got, m.Value) {
-				set(n, m.Name, number(got))
+			if got, err := s.sum(m.samples); err == nil && !near(got, want.Value) {
+				set(n, want.Name, number(got))
 			}
 		}
-	}
-	if _, n := member(expect, "elapsed"); n != nil && e.Elapsed != r.Elapsed {
-		set(expect, "elapsed", str(r.Elapsed.String()))
 	}
 	return nil
 }
@@ -416,24 +482,22 @@ func mapping(parent *yaml.Node, name string, n *yaml.Node) *yaml.Node {
 	if n.Kind == yaml.MappingNode {
 		return n
 	}
-	fresh := &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle}
-	set(parent, name, fresh)
-	return fresh
+	return setMapping(parent, name)
 }
 
-func (r *Result) writeOutcomes(n *yaml.Node) {
-	counts := r.counts()
-	for _, o := range outcomes() {
-		if _, given := member(n, o); given != nil || counts[o] > 0 {
-			if given == nil || given.Value != strconv.Itoa(counts[o]) {
-				set(n, o, number(float64(counts[o])))
+func (m *moment) writeOutcomes(n *yaml.Node) {
+	for _, o := range outcomeOrder() {
+		got := m.outcomes[o]
+		if _, given := member(n, o.String()); given != nil || got > 0 {
+			if given == nil || given.Value != strconv.Itoa(got) {
+				set(n, o.String(), number(float64(got)))
 			}
 		}
 	}
 }
 
-func (r *Result) writeMessages(list *yaml.Node, stream string, want []Message) {
-	got := r.world.on(stream)
+func (m *moment) writeMessages(list *yaml.Node, stream string, want []Message) {
+	got := m.on(stream)
 	for i, p := range got {
 		value := decoded(p.data)
 		if i >= len(list.Content) {
@@ -490,8 +554,8 @@ func writeMessage(n *yaml.Node, want *Message, p publication, value any) {
 	}
 }
 
-func (r *Result) writeLetters(list *yaml.Node, want []DeadLetter) {
-	got := r.world.letters()
+func (r *Result) writeLetters(list *yaml.Node, m *moment, want []DeadLetter) {
+	got := m.letters()
 	for i, p := range got {
 		have := r.letter(p)
 		if i >= len(list.Content) {
@@ -530,15 +594,14 @@ func (r *Result) writeLetters(list *yaml.Node, want []DeadLetter) {
 	}
 }
 
-func (r *Result) writeRate(n *yaml.Node, want Rate) {
-	got := r.rates[want.Provider]
-	if want.node.Get("scale") != nil && !near(want.Scale, got.scale) {
-		set(n, "scale", number(got.scale))
+func writeRate(n *yaml.Node, want Rate, got ProviderRate) {
+	if want.node.Get("scale") != nil && !near(want.Scale, got.Scale) {
+		set(n, "scale", number(got.Scale))
 	}
-	if want.Level != "" && want.Level != got.level {
-		set(n, "level", str(got.level))
+	if want.Level != "" && want.Level != got.Level {
+		set(n, "level", str(got.Level))
 	}
-	if want.node.Get("effective") != nil && !near(want.Effective, got.effective) {
-		set(n, "effective", number(got.effective))
+	if want.node.Get("effective") != nil && !near(want.Effective, got.Effective) {
+		set(n, "effective", number(got.Effective))
 	}
 }

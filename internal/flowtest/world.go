@@ -21,8 +21,8 @@ type world struct {
 	line     *line
 	rates    *adjust.Applier // nil in a file without providers
 	metrics  *catalogue
-	inputs   map[*event.Event]*Input // by the events they became
-	given    []*task                 // deliveries of the inputs, in order
+	inputs   map[*event.Event]*Input // by the events that came of them, in any flow
+	given    map[*task]*Input        // by the deliveries of what was put
 
 	cancel context.CancelFunc
 	done   chan error
@@ -32,10 +32,15 @@ type world struct {
 func newWorld(plan *router.Plan, failures []Failure, start time.Time) (*world, error) {
 	w := &world{
 		schedule: newSchedule(start), metrics: newCatalogue(), inputs: make(map[*event.Event]*Input),
-		done: make(chan error, 1),
+		given: make(map[*task]*Input), done: make(chan error, 1),
 	}
 	w.plan = instrumented(plan, failures, w.inputs)
 	w.line = newLine(w.schedule, w.plan)
+	w.line.follows = func(t, cause *task) {
+		if i := w.inputs[cause.event]; i != nil {
+			w.inputs[t.event] = i
+		}
+	}
 	watch, err := telemetry.New(w.metrics)
 	if err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
@@ -81,11 +86,9 @@ func (w *world) close() error {
 
 // put puts an entry on a stream.
 func (w *world) put(stream string, e entry, i *Input) {
-	tasks := w.line.put(stream, e)
-	for _, t := range tasks {
-		w.inputs[t.event] = i
+	for _, t := range w.line.put(stream, e, nil) {
+		w.inputs[t.event], w.given[t] = i, i
 	}
-	w.given = append(w.given, tasks...)
 }
 
 // streamKey is the key of the stream of an input.
@@ -96,31 +99,6 @@ func (w *world) streamKey(topic, flow string) string {
 		}
 	}
 	return w.plan.File.StreamKey(topic, "")
-}
-
-// letters are the dead letters, in the order in which they were written.
-func (w *world) letters() []publication {
-	var list []publication
-	for _, p := range w.line.published {
-		if p.meta[router.FieldFlow] != "" {
-			list = append(list, p)
-		}
-	}
-	return list
-}
-
-// on lists what was published on a stream, dead letters apart unless it is theirs.
-func (w *world) on(name string) []publication {
-	var list []publication
-	for _, p := range w.line.published {
-		for _, s := range streams(w.plan) {
-			if s.key == p.stream && s.is(name) {
-				list = append(list, p)
-				break
-			}
-		}
-	}
-	return list
 }
 
 // tracedRates notes in an event's trace what an adjustment does to the rate.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/mjdevaccount/pulseflow/event"
 	"github.com/mjdevaccount/pulseflow/internal/adjust"
+	"github.com/mjdevaccount/pulseflow/internal/rate"
 	"github.com/mjdevaccount/pulseflow/internal/virtual"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
@@ -23,6 +24,9 @@ type pipeline struct {
 	handle message.HandlerFunc
 	inbox  []entry
 	busy   bool // with an event whose stage sleeps
+
+	sleeper context.Context // of the stage that sleeps
+	alarm   rate.Timer      // that wakes it
 
 	resume func() (time.Duration, bool)
 	stop   func()
@@ -74,7 +78,7 @@ func (p *pipeline) deliver(e entry) {
 func (p *pipeline) goOn() {
 	d, ok := p.resume()
 	if p.busy = ok && d != idle; p.busy {
-		p.clock.AfterFunc(d, p.goOn)
+		p.alarm = p.clock.AfterFunc(d, p.goOn)
 	}
 }
 
@@ -119,10 +123,23 @@ func (p *pipeline) Now() time.Time { return p.clock.Now() }
 
 // Sleep implements stages.Clock, for the goroutine that runs the stages.
 func (p *pipeline) Sleep(ctx context.Context, d time.Duration) error {
-	if d > 0 && ctx.Err() == nil && !p.yield(d) {
+	if d <= 0 || ctx.Err() != nil {
+		return virtual.Err(ctx)
+	}
+	p.sleeper = ctx
+	if !p.yield(d) {
 		return context.Canceled // the simulation has ended
 	}
-	return ctx.Err()
+	return virtual.Err(ctx)
+}
+
+// WithTimeout implements stages.Deadliner: it wakes a stage that sleeps in the context.
+func (p *pipeline) WithTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return p.clock.WithTimeoutFunc(ctx, d, func() {
+		if p.busy && p.sleeper.Err() != nil && p.alarm.Stop() {
+			p.goOn()
+		}
+	})
 }
 
 // Publish implements message.Publisher: it counts.

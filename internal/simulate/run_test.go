@@ -424,3 +424,19 @@ func TestClockTime(t *testing.T) {
 		}
 	}
 }
+
+// A timeout is one of virtual time: what is held for longer is a dead letter, and what
+// is not goes on.
+func TestTimeoutIsVirtual(t *testing.T) {
+	for hold, refuses := range map[string]bool{"199ms": false, "201ms": true, "1h": true} {
+		r := simulated(t, slump(), written(t, stages.Builtin(), "{rate: 60}",
+			"      - timeout: {after: 200ms}\n      - delay: {for: "+hold+", since: arrival}\n"))
+		sent := r.Sent[0] + r.Sent[1] + r.Sent[2]
+		if !refuses && r.Refused > 0 || refuses && (r.Refused < sent-1 || r.Refused == 0) { // one may be asleep at the end
+			t.Errorf("held for %s: %d of %d refused, for %v", hold, r.Refused, sent, r.Reason)
+		}
+		if refuses && (!strings.Contains(r.Reason.Error(), "timed out after 200ms") || !errors.Is(r.Reason, context.DeadlineExceeded)) {
+			t.Errorf("held for %s: refused for %v", hold, r.Reason)
+		}
+	}
+}

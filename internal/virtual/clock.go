@@ -37,7 +37,7 @@ func (c *Clock) Now() time.Time {
 // ctx ends first, and at once when d is not positive.
 func (c *Clock) Sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 || ctx.Err() != nil {
-		return ctx.Err()
+		return Err(ctx)
 	}
 	awake := make(chan struct{})
 	t := c.AfterFunc(d, func() { close(awake) })
@@ -46,7 +46,7 @@ func (c *Clock) Sleep(ctx context.Context, d time.Duration) error {
 		return nil
 	case <-ctx.Done():
 		t.Stop()
-		return ctx.Err()
+		return Err(ctx)
 	}
 }
 
