@@ -247,6 +247,7 @@ flows:
 		if diff := cmp.Diff([]string{"steady"}, status.Flows.Unchanged); diff != "" {
 			t.Fatal(diff)
 		}
+		time.Sleep(50 * time.Millisecond) // some 250 events between two
 	}
 	h.becomes(base, telemetry.ReloadSuccess)
 	close(stop)
