@@ -54,17 +54,27 @@ func (c decoding) invalid(f *Field, n *Node, rule string, limit Limit) {
 }
 
 func (c decoding) fields(fs Fields, n *Node) {
-	values := map[string]*Node{}
+	var (
+		values map[string]*Node
+		meant  map[string]bool
+	)
 	switch {
 	case n.isMissing() || n.shape == mappingNode:
-		values = c.pairs(fs, n)
+		values, meant = c.pairs(fs, n)
 	case n.shape == unusable:
 	default:
 		c.beyondf(n.pos, n.limit(""), "%s", n.complaint("expected a mapping", false))
 	}
 	faulty := make(map[string]bool)
 	for i := range fs {
-		faulty[fs[i].Name] = !c.field(&fs[i], values[fs[i].Name], n)
+		f := &fs[i]
+		if f.value != nil && values[f.Name] == nil && meant[f.Name] {
+			// Another key was a slip for this one. That it is missing too is no second fault.
+			f.value.absent(f)
+			faulty[f.Name] = true
+			continue
+		}
+		faulty[f.Name] = !c.field(f, values[f.Name], n)
 	}
 	for i := range fs {
 		f := &fs[i]
@@ -81,17 +91,19 @@ func (c decoding) fields(fs Fields, n *Node) {
 	}
 }
 
-// pairs sorts the mapping's values by key and reports the keys that do not belong.
-func (c decoding) pairs(fs Fields, n *Node) map[string]*Node {
-	values := make(map[string]*Node, len(fs))
+// pairs sorts the mapping's values by key and reports the keys that do not belong. Meant are the names that these were
+// probably meant to be.
+func (c decoding) pairs(fs Fields, n *Node) (values map[string]*Node, meant map[string]bool) {
+	values, meant = make(map[string]*Node, len(fs)), make(map[string]bool)
 	if n == nil {
-		return values
+		return values, meant
 	}
 	c.repeated(n.pairs, "key")
 	for _, p := range n.pairs {
 		name := p.key.text
 		if _, ok := fs.Lookup(name); !ok {
 			names := fs.Names()
+			meant[Nearest(name, names)] = true
 			c.errorf(p.key.pos, "unknown field %s%s; fields: %s", quote(name), didYouMean(name, names),
 				cmp.Or(strings.Join(names, ", "), "none"))
 			continue
@@ -100,7 +112,7 @@ func (c decoding) pairs(fs Fields, n *Node) map[string]*Node {
 			values[name] = p.value
 		}
 	}
-	return values
+	return values, meant
 }
 
 // repeated reports the keys of a mapping that were there before.

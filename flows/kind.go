@@ -24,10 +24,10 @@ const (
 	KindStages                      // a list of stages
 	KindExpression                  // an expression over an event
 	KindExpressions                 // a map from free names to expressions
-	KindTexts                       // a map from free names to texts
 	KindAny                         // any value, which its owner decodes
 	KindList                        // a list of mappings with the keys of Field.Fields
 	KindValues                      // a mapping from free names to values of the one field in Field.Fields
+	KindTexts                       // a map from free names to texts
 )
 
 // String returns the name of the kind as documentation shows it.

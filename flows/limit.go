@@ -35,7 +35,7 @@ func Limits() []SchemaLimit {
 		{LimitVariable, "the value of a variable: whether it is set, and whether it is right where it stands"},
 		{LimitNeighbour, "what one key of a mapping asks of another: a `min_rate` that is at most `rate`, a `cert` with its `key`"},
 		{LimitReference, "what one part of the file asks of another: that a provider or a schema is there, the order of " +
-			"stages, streams and groups that two flows share, circles of flows"},
+			"stages, the keys of streams that a route names, streams and groups that two flows share, circles of flows"},
 		{LimitExpression, "what an expression, or the template of a dedupe key, says: its syntax, types and cost"},
 		{LimitMagnitude, "how much a duration or a size is, but for one that must not be zero"},
 		{LimitSpelling, "how YAML is written: `0x10` for `16`, `5.0` for `5`, a quoted `\"yes\"`, tags such as `!!str`, control characters"},

@@ -56,3 +56,23 @@ func TestFaults(t *testing.T) {
 		})
 	}
 }
+
+// A file with ten faults has ten diagnostics, in the order of the file.
+func TestTenFaults(t *testing.T) {
+	src, err := os.ReadFile("testdata/ten_faults.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, d := flows.Parse("f.yaml", src, nil)
+	_, more := router.NewPlan(f, stages.Builtin())
+	d = append(d, more...)
+	d.Sort()
+	var got []string
+	for _, x := range d {
+		got = append(got, strings.TrimPrefix(x.Pos.String(), "f.yaml:"))
+	}
+	want := []string{"8:9", "8:17", "8:31", "9:28", "10:39", "11:44", "12:24", "12:39", "13:31", "14:26"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("places (-want +got):\n%s\n%s", diff, d)
+	}
+}

@@ -99,6 +99,10 @@ func (r *Registry) Resolve(specs []flows.StageSpec, scope Scope, d *flows.Diagno
 				limit = flows.LimitVariable
 			}
 			d.Beyondf(spec.Pos, limit, "flow %q: stage %d: %s", scope.Flow, spec.Index, unknown("stage", spec.Kind, names))
+			if near, ok := r.kinds[flows.Nearest(spec.Kind, names)]; ok {
+				// What is wrong with its keys is to be told in the same run.
+				near.New().Fields().Decode(spec.Config, s.Where(), d)
+			}
 			continue
 		}
 		cfg := kind.New()

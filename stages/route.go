@@ -77,7 +77,7 @@ func (c *RouteConfig) Validate(s Scope, d *flows.Diagnostics) {
 	for _, k := range c.Keys {
 		keys[k.Name] = k.Text
 		if err := flows.CheckKey(k.Text); err != nil {
-			d.Errorf(s.Node.Get("keys").Get(k.Name).Pos(), "%s: keys: %s: %v", s.Where(), k.Name, err)
+			d.Beyondf(s.Node.Get("keys").Get(k.Name).Pos(), flows.LimitReference, "%s: keys: %s: %v", s.Where(), k.Name, err)
 		}
 	}
 	c.routes, c.otherwise = nil, nil

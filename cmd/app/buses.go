@@ -114,6 +114,14 @@ func (all buses) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// label is what the log calls a bus: the default one by its backend alone.
+func label(b *flows.Bus) string {
+	if b.Name == flows.DefaultBus {
+		return b.Backend
+	}
+	return b.Name + " (" + b.Backend + ")"
+}
+
 // describeBuses words the buses that a file's flows use.
 func describeBuses(f *flows.File) string {
 	used := f.UsedBuses()

@@ -392,6 +392,49 @@ func TestCommandsKnowBuses(t *testing.T) {
 	}
 }
 
+// Levels are shared over one bus. While that is out, a flow that changes rates on
+// another goes on, acknowledges, and what it changed is shared when the bus is back; the
+// flows of the sharing bus acknowledge nothing before.
+func TestSharedRatesOfTwoBuses(t *testing.T) {
+	a, b := redistest.Start(t, redistest.WithAOF()), redistest.Start(t)
+	const rates = "stages: [dedupe, {handle: {with: feedback, provider: ibkr, policy: {soft: 0.5}}}, rate-apply]}\n"
+	p := launch(t, map[string]string{"URL_A": a.URL(), "URL_B": b.URL()}, "--config", writeFile(t, `version: 1
+providers: {ibkr: {rate: 60}}
+buses:
+  a: {backend: redis, namespace: prod, redis: {url: "${URL_A}", block: 200ms}}
+  b: {backend: redis, redis: {url: "${URL_B}", block: 200ms}}
+flows:
+  on-a: {from: {bus: a, stream: one}, `+rates+`  on-b: {from: {bus: b, stream: two}, `+rates))
+	p.eventually("readiness", func() bool { status, _, _ := p.busesOf(); return status == admin.Ready })
+	onA, onB := a.Client(t), b.Client(t)
+	add(t, onA, "prod:prod.one", 0, 1)
+	p.eventually("the first level", func() bool { return pending(onA, "prod:prod.one") == 0 && p.status("on-a").Success == 1 })
+	a.Kill()
+	add(t, onB, "mdp:mdp.two", 1, 6)
+	p.eventually("the other bus to be acknowledged", func() bool {
+		return p.status("on-b").Success == 5 && pending(onB, "mdp:mdp.two") == 0
+	})
+	if v := p.metric("pipeline_rate_scale_factor", `provider="ibkr"`); v != 0.5 {
+		t.Errorf("scale %v, want 0.5", v)
+	}
+	a.Restart()
+	held := func() int {
+		all, err := a.Client(t).HGetAll(context.Background(), "prod:pulseflow:rates:ibkr").Result()
+		if err != nil {
+			return -1
+		}
+		n := 0
+		for name := range all {
+			if strings.Contains(name, "bars_") {
+				n++
+			}
+		}
+		return n
+	}
+	p.eventually("all levels to be shared", func() bool { return held() == 6 })
+	p.stop()
+}
+
 func TestSharingBus(t *testing.T) {
 	const rates = "stages: [{handle: {with: feedback, provider: ibkr}}, rate-apply]}\n"
 	for name, tt := range map[string]struct{ text, want string }{

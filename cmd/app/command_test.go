@@ -164,6 +164,21 @@ func TestUsageErrors(t *testing.T) {
 	}
 }
 
+// A slip in a flag is answered with the one that was meant.
+func TestFlagErrors(t *testing.T) {
+	for want, args := range map[string][]string{
+		"unknown flag: --fed (did you mean --feed?); see pulseflow run --help": {"run", "--fed", "x"},
+		"unknown flag: --cnofig (did you mean --config?)":                      {"check", "--cnofig", "x"},
+		"unknown flag: --colour; see pulseflow check --help":                   {"check", "--colour"},
+		"flag needs an argument: --format; see pulseflow graph --help":         {"graph", "--format"},
+	} {
+		status, _, errs := invoke(t, nil, "", args...)
+		if status != exitConfig || !strings.Contains(errs, want) {
+			t.Errorf("%v: status %d, %s", args, status, errs)
+		}
+	}
+}
+
 func TestHelpTeaches(t *testing.T) {
 	for _, args := range [][]string{
 		{"--help"},
@@ -176,7 +191,11 @@ func TestHelpTeaches(t *testing.T) {
 		{"dlq", "show", "--help"},
 		{"dlq", "replay", "--help"},
 		{"stages"},
+		{"init", "--help"},
+		{"stages", "route"},
 		{"schema", "--help"},
+		{"completion", "zsh"},
+		{"completion", "fish"},
 		{"test", "--help"},
 		{"explain", "--help"},
 		{"graph", "--help"},

@@ -26,7 +26,7 @@ type starterFile struct {
 	data       func() ([]byte, error)
 }
 
-func starterFiles(kinds *stages.Registry) []starterFile {
+func starterFiles(reg *stages.Registry) []starterFile {
 	embedded := func(name string) func() ([]byte, error) {
 		return func() ([]byte, error) { return starter.ReadFile("starter/" + name) }
 	}
@@ -37,7 +37,7 @@ func starterFiles(kinds *stages.Registry) []starterFile {
 		{"flows.yaml", "what flows, with every block explained", embedded("flows.yaml")},
 		{"flows_test.yaml", "tests of it", embedded("flows_test.yaml")},
 		{"events.jsonl", "three events to run it on", embedded("events.jsonl")},
-		{"flows.schema.json", "completes and checks flows.yaml in an editor", schema(func() map[string]any { return flowSchema(kinds) })},
+		{"flows.schema.json", "completes and checks flows.yaml in an editor", schema(func() map[string]any { return flowSchema(reg) })},
 		{"flows_test.schema.json", "the same for flows_test.yaml", schema(testSchema)},
 	}
 }
@@ -71,9 +71,9 @@ Exit status: 0 all were written, 1 one could not be, 2 some were there already.`
 	return cmd
 }
 
-func starterList(kinds *stages.Registry) string {
+func starterList(reg *stages.Registry) string {
 	var b strings.Builder
-	for _, f := range starterFiles(kinds) {
+	for _, f := range starterFiles(reg) {
 		fmt.Fprintf(&b, "  %-*s %s\n", starterWidth, f.name, f.what)
 	}
 	return b.String()

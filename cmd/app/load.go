@@ -11,6 +11,7 @@ import (
 	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/internal/admin"
 	"github.com/mjdevaccount/pulseflow/router"
+	"github.com/mjdevaccount/pulseflow/stages"
 )
 
 // defaultFile is read when it is there and --config does not name another.
@@ -59,16 +60,16 @@ func (f *fileFlags) load(sys system) (*router.Plan, error) {
 // errors; warnings that the file allows are not among them.
 func (f *fileFlags) plan(sys system, src sources) (*router.Plan, flows.Diagnostics) {
 	file, d := f.read(sys)
-	plan := f.examine(sys, file, &d)
+	plan := f.examine(file, sys.stages, &d)
 	return plan, silence(d, src)
 }
 
 // examine plans the file and adds what is wrong with it beyond what its reader says.
-func (f *fileFlags) examine(sys system, file *flows.File, d *flows.Diagnostics) *router.Plan {
+func (f *fileFlags) examine(file *flows.File, reg *stages.Registry, d *flows.Diagnostics) *router.Plan {
 	// Also when the file has errors: what is wrong with its stages is to be told in the
 	// same run.
 	f.override(file, d)
-	plan, more := router.NewPlan(file, sys.stages)
+	plan, more := router.NewPlan(file, reg)
 	*d = append(*d, more...)
 	warnRetry(file, d)
 	warnRates(plan, d)

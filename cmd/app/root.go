@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
 
@@ -108,6 +111,7 @@ Start here:
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetFlagErrorFunc(explainFlag)
 	root.AddCommand(
 		initCommand(sys), runCommand(sys), checkCommand(sys), testCommand(sys), explainCommand(sys), configCommand(sys), publishCommand(sys),
 		deadLetterCommand(sys), stagesCommand(sys), graphCommand(sys), simulateCommand(sys), schemaCommand(sys), versionCommand(sys),
@@ -115,6 +119,24 @@ Start here:
 	)
 	return root
 }
+
+// explainFlag adds to an error about a flag which one was probably meant, and where all
+// are listed.
+func explainFlag(cmd *cobra.Command, err error) error {
+	hint := ""
+	if name, ok := strings.CutPrefix(err.Error(), "unknown flag: --"); ok {
+		var names []string
+		for _, m := range flagInUsage.FindAllStringSubmatch(cmd.Flags().FlagUsages(), -1) {
+			names = append(names, m[1])
+		}
+		if near := flows.Nearest(name, names); near != "" {
+			hint = fmt.Sprintf(" (did you mean --%s?)", near)
+		}
+	}
+	return fmt.Errorf("%w%s; see %s --help", err, hint, cmd.CommandPath())
+}
+
+var flagInUsage = regexp.MustCompile(`(?m)^ +(?:-\w, )?--([a-z-]+)`)
 
 // exitCodesTopic is help without a command behind it.
 func exitCodesTopic() *cobra.Command {

@@ -57,8 +57,8 @@ func testSchema() map[string]any {
 }
 
 // flowSchema describes a flows file, with the tests in it.
-func flowSchema(kinds *stages.Registry) map[string]any {
-	schema := kinds.JSONSchema()
+func flowSchema(reg *stages.Registry) map[string]any {
+	schema := reg.JSONSchema()
 	properties, _ := schema["properties"].(map[string]any)
 	tests, _ := properties["tests"].(map[string]any)
 	inFile, _ := flowtest.Fields().Schema()["properties"].(map[string]any)["tests"].(map[string]any)

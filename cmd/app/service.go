@@ -163,7 +163,7 @@ func (s *service) announce() {
 			s.log.Warn("flow does not run", "flow", p.Name, "stream", p.Topic, "err", p.Disabled)
 			continue
 		}
-		s.log.Info("flow runs", "flow", p.Name, "stream", p.Topic, "bus", s.plan().File.BusNamed(p.Bus).Backend, "group", p.Group)
+		s.log.Info("flow runs", "flow", p.Name, "stream", p.Topic, "bus", label(s.plan().File.BusNamed(p.Bus)), "group", p.Group)
 	}
 }
 

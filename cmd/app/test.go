@@ -129,7 +129,7 @@ func (f *testFlags) test(ctx context.Context, sys system, args []string) error {
 }
 
 func report(sys system, d flows.Diagnostics) (wrong bool) {
-	look, src := styleOf(sys.stderr, sys.lookupEnv), make(sources)
+	look, src := sys.style(), make(sources)
 	for _, x := range d {
 		look.print(sys.stderr, x, src)
 	}

@@ -137,11 +137,16 @@ func (a *acks) flush(ctx context.Context) error {
 	return err
 }
 
+// prepareTimeout bounds what is done before an acknowledgement, so that what hangs there shows as a fault.
+const prepareTimeout = 10 * time.Second
+
 // prepare has done what must be before an acknowledgement.
 func (a *acks) prepare(ctx context.Context) error {
 	if a.before == nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)
+	defer cancel()
 	return a.before(ctx, a.stream, a.group)
 }
 

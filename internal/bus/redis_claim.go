@@ -183,7 +183,7 @@ func (p *pass) runPage(ctx context.Context, page []redis.XPendingExt) error {
 // runUnread claims entries that no router has seen and dispatches them like new ones.
 func (p *pass) runUnread(ctx context.Context, ids []string) error {
 	for len(ids) > 0 {
-		n := p.sub.flight.room(ctx, len(ids))
+		n := p.sub.flight.room(ctx, min(len(ids), p.sub.redis.cfg.largeBatch()))
 		if n == 0 {
 			return ctx.Err()
 		}

@@ -44,14 +44,15 @@ end
 return 0`
 
 // redisKeys are the keys a consumer group of ours has besides the stream. They are in the stream's hash slot.
-type redisKeys struct{ prefix, group string }
+type redisKeys struct{ prefix, group string } // the group with its colons escaped
 
 func newRedisKeys(stream, group string) redisKeys {
 	prefix := stream
 	if open := strings.IndexByte(stream, '{'); open < 0 || strings.IndexByte(stream[open:], '}') < 2 {
 		prefix = "{" + stream + "}"
 	}
-	return redisKeys{prefix + ":pulseflow", group}
+	// A colon in a group's name would let the keys of two groups be the same.
+	return redisKeys{prefix + ":pulseflow", strings.NewReplacer("%", "%25", ":", "%3A").Replace(group)}
 }
 
 // lease is the key that exists as long as the consumer is alive. Its value is the token of its holder.
@@ -107,10 +108,19 @@ func (c *consumer) hold(ctx context.Context) {
 	}
 }
 
+// renewal renews the lease once. One that is gone although it has not expired, deleted by somebody or for want of
+// memory, is taken again at once, before others count its holder as dead.
 func (c *consumer) renewal(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, err := c.extend(ctx)
+	held, err := c.extend(ctx)
+	if held || err != nil {
+		return err
+	}
+	again, err := c.take(ctx, c.name)
+	if again {
+		c.log.Warn("consumer lease was gone and has been taken again", "consumer", c.name)
+	}
 	return err
 }
 
@@ -235,11 +245,18 @@ func (c *consumer) take(ctx context.Context, name string) (bool, error) {
 	if err != nil {
 		return false, describe("SET", key, err)
 	}
-	if ok {
-		c.name, c.until = name, from.Add(c.ttl)
+	if !ok {
+		return false, nil
+	}
+	// Once more: before it had the lease, the name may have been dropped as that of a dead consumer.
+	if err := c.client.SAdd(ctx, c.keys.consumers(), name).Err(); err != nil {
+		return false, describe("SADD", c.keys.consumers(), err)
+	}
+	if c.name != name {
 		c.log.Info("consumer name claimed", "consumer", name)
 	}
-	return ok, nil
+	c.name, c.until = name, from.Add(c.ttl)
+	return true, nil
 }
 
 // extend renews the lease; false when it is no longer held.

@@ -202,9 +202,9 @@ func TestRedisClaimsWithoutAnswerDoNotCount(t *testing.T) {
 	srv := redistest.Start(t)
 	client := srv.Client(t)
 	ids := fill(t, client, 1, 1)
-	r := newRig(t, srv.URL())
-	r.subscribe(t, StartOldest, 8, func(*message.Message) bool { return true })
-	until(t, "it is handled", func() bool { return pending(t, client) == 0 })
+	r, seen := newRig(t, srv.URL()), newTally()
+	r.subscribe(t, StartOldest, 8, seen.handle(nil))
+	until(t, "it is handled", func() bool { return seen.distinct() == 1 && pending(t, client) == 0 })
 	sub, err := r.subscription()
 	if err != nil {
 		t.Fatal(err)

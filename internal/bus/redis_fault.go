@@ -55,6 +55,7 @@ func (o *operation) Unwrap() error { return o.err }
 func (o *operation) Unavailable() bool {
 	for _, prefix := range append([]string{
 		"LOADING", "READONLY", "MISCONF", "OOM", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY",
+		"max number of clients",
 	}, operatorFaults...) {
 		if redis.HasErrorPrefix(o.err, prefix) {
 			return true

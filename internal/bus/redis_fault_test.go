@@ -603,16 +603,23 @@ func TestRedisBoundsWhatIsInFlight(t *testing.T) {
 // Large entries are read few at a time, and no more of them are taken than fit in memory.
 func TestRedisBoundsBytesInFlight(t *testing.T) {
 	t.Parallel()
+	for _, field := range []string{fieldData, "blob"} {
+		t.Run(field, func(t *testing.T) { boundsBytesInFlight(t, field) })
+	}
+}
+
+func boundsBytesInFlight(t *testing.T, field string) {
+	t.Helper()
 	srv := redistest.Start(t)
 	client := srv.Client(t)
 	large := make([]byte, 1<<20)
 	const n = 150
 	for range n {
-		if err := client.XAdd(t.Context(), &redis.XAddArgs{Stream: testStream, Values: []any{fieldData, large}}).Err(); err != nil {
+		if err := client.XAdd(t.Context(), &redis.XAddArgs{Stream: testStream, Values: []any{field, large}}).Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	r, seen := newRig(t, srv.URL(), func(c *RedisConfig) { c.Batch = 20 }), newTally()
+	r, seen := newRig(t, srv.URL(), func(c *RedisConfig) { c.Block = DefaultBlock }), newTally()
 	hold := make(chan struct{})
 	r.subscribe(t, StartOldest, 8, seen.handle(func(*event.Event) bool {
 		<-hold
@@ -628,6 +635,9 @@ func TestRedisBoundsBytesInFlight(t *testing.T) {
 	until(t, "all are handled", func() bool { return seen.distinct() == n && pending(t, client) == 0 })
 	if got := r.count.get(&r.count.readings); got < 8 {
 		t.Errorf("%d readings of %d MiB, want replies of about %d", got, n, replyBytes>>20)
+	}
+	if got := r.count.get(&r.count.largestBatch); got > replyBytes>>20 {
+		t.Errorf("%d MiB in one reply, want at most %d", got, replyBytes>>20)
 	}
 	sub, err := r.subscription()
 	if err != nil {
@@ -754,6 +764,7 @@ func TestUnavailable(t *testing.T) {
 		"NOPERM User alice has no permissions to run the 'xadd'":        true,
 		"NOAUTH Authentication required.":                               true,
 		"WRONGTYPE Operation against a key holding the wrong kind":      true,
+		"ERR max number of clients reached":                             true,
 		"ERR Protocol error: invalid bulk length":                       false,
 		"ERR The ID specified in XADD is equal or smaller than the top": false,
 	} {

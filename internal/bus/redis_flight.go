@@ -25,7 +25,16 @@ type flight struct {
 type flown struct {
 	since   time.Time // dispatched
 	touched time.Time // Redis last heard that it is being handled
-	size    int       // of its data, in bytes
+	size    int       // in bytes
+}
+
+// size is how large an entry is, nearly, in bytes.
+func (d delivery) size() int {
+	n := len(d.event.Data)
+	for name, value := range d.meta {
+		n += len(name) + len(value)
+	}
+	return n
 }
 
 // flightBytes is how much data may be in flight before nothing more is taken: so many entries of 1 MiB need less memory
@@ -42,7 +51,7 @@ func (f *flight) add(ids []streamID, events []delivery, now time.Time, fresh []b
 	defer f.mu.Unlock()
 	for i, id := range ids {
 		if _, ok := f.entries[id]; !ok {
-			size := len(events[i].event.Data)
+			size := events[i].size()
 			f.entries[id] = flown{since: now, touched: now, size: size}
 			f.bytes += size
 			fresh[i] = true

@@ -133,13 +133,16 @@ func (s *subscription) readNew(ctx context.Context) error {
 // replyBytes is about how large a reply should be at most.
 const replyBytes = 16 << 20
 
-// batch is how many entries the next read asks for: fewer than Batch when they are large.
+// batch is how many entries the next read asks for: fewer than Batch when they are large, or may be.
 func (s *subscription) batch() int {
 	if s.size == 0 {
-		return s.redis.cfg.Batch
+		return min(s.redis.cfg.Batch, s.redis.cfg.largeBatch())
 	}
 	return min(s.redis.cfg.Batch, max(1, replyBytes/s.size))
 }
+
+// largeBatch is how many entries of the largest size a reply may have.
+func (c RedisConfig) largeBatch() int { return int(max(1, replyBytes/c.MaxEventSize)) }
 
 // readBatch waits for new entries and decodes them; none when there are none for a while.
 func (s *subscription) readBatch(ctx context.Context, n int) ([]delivery, error) {

@@ -265,6 +265,7 @@ func TestRedisGivesBackWhatItDidNotRun(t *testing.T) {
 		return true
 	}))
 	<-started
+	until(t, "all are taken", func() bool { return r.count.get(&r.count.mostInFlight) == len(ids) })
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -337,6 +338,38 @@ func TestRedisGivesBackWhatItNeverSaw(t *testing.T) {
 	if n := pendingCounts(t, client)[ids[1]]; n != 1 {
 		t.Errorf("the second suspect counts %d deliveries, want 1", n)
 	}
+}
+
+// What was given back is claimed few at a time when it is large, so that no more is in flight than fits in memory.
+func TestRedisClaimsLargeEntriesFewAtATime(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	client := srv.Client(t)
+	large := make([]byte, 1<<20)
+	const n = 170
+	for range n {
+		id, err := client.XAdd(t.Context(), &redis.XAddArgs{Stream: testStream, Values: []any{fieldData, large}}).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		takeAs(t, client, "worker", 1)
+		setDeliveries(t, client, "worker", id, 0)
+	}
+	r, seen := newRig(t, srv.URL(), func(c *RedisConfig) { c.Block = DefaultBlock }), newTally()
+	hold := make(chan struct{})
+	letGo := sync.OnceFunc(func() { close(hold) })
+	r.subscribe(t, StartOldest, 8, seen.handle(func(*event.Event) bool {
+		<-hold
+		return true
+	}))
+	t.Cleanup(letGo)
+	until(t, "no more is taken", func() bool { return r.count.get(&r.count.mostInFlight) >= flightBytes>>20 })
+	time.Sleep(100 * time.Millisecond)
+	if got := r.count.get(&r.count.mostInFlight); got > (flightBytes+replyBytes)>>20 {
+		t.Errorf("%d MiB in flight, want at most %d and a reply", got, flightBytes>>20)
+	}
+	letGo()
+	until(t, "all are handled", func() bool { return seen.distinct() == n && pending(t, client) == 0 })
 }
 
 func TestRedisDrainGivesUpInTime(t *testing.T) {
@@ -554,6 +587,37 @@ func TestRedisFindsItsLeaseGone(t *testing.T) {
 	}
 }
 
+// A lease that somebody deletes is taken again before another consumer takes the name for that of a dead one.
+func TestRedisTakesADeletedLeaseAgain(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	client := srv.Client(t)
+	a, b := newRig(t, srv.URL()), newRig(t, srv.URL(), func(c *RedisConfig) { c.Consumer = "other" })
+	seen, again := newTally(), newTally()
+	finish := make(chan struct{})
+	fill(t, client, 5, 5)
+	a.subscribe(t, StartOldest, 8, seen.handle(func(*event.Event) bool {
+		<-finish
+		return true
+	}))
+	until(t, "all are being handled", func() bool { return pending(t, client) == 5 })
+	b.subscribe(t, StartOldest, 8, again.handle(nil))
+	until(t, "the other attaches", func() bool { return b.Up() == nil })
+	key := newRedisKeys(testStream, testGroup).lease("worker")
+	for range 3 {
+		if err := client.Del(t.Context(), key).Err(); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "it is taken again", func() bool { return client.Exists(t.Context(), key).Val() == 1 })
+	}
+	until(t, "it is told", func() bool { return a.log.lines("consumer lease was gone and has been taken again") > 0 })
+	close(finish)
+	until(t, "all are handled", func() bool { return seen.distinct() == 5 && pending(t, client) == 0 })
+	if n := again.distinct(); n != 0 {
+		t.Errorf("%d entries ran elsewhere too", n)
+	}
+}
+
 // An entry that Redis gave to this consumer in a reply that never arrived runs all the same.
 func TestRedisFindsRepliesThatNeverArrived(t *testing.T) {
 	t.Parallel()
@@ -641,6 +705,9 @@ func TestDropConsumer(t *testing.T) {
 
 func TestRedisKeysShareTheStreamsSlot(t *testing.T) {
 	t.Parallel()
+	if a, b := newRedisKeys("s", "a:b").lease("c"), newRedisKeys("s", "a").lease("b:c"); a == b {
+		t.Errorf("groups a:b and a share the lease key %s", a)
+	}
 	for stream, want := range map[string]string{
 		"mdp:mdp.x":  "{mdp:mdp.x}:pulseflow:lease:g:c",
 		"{mdp}:x":    "{mdp}:x:pulseflow:lease:g:c",

@@ -73,7 +73,7 @@ func lettersOnLine(t *testing.T, plan *router.Plan, entries []entry, now time.Ti
 		t.Fatal(err)
 	}
 	var list []map[string]string
-	at, err := w.moment("feedback")
+	at, err := w.moment("feedback", new(Expectation))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -152,7 +152,7 @@ func (r *Result) play(ctx context.Context, plan *router.Plan, limit time.Duratio
 	r.checks = make([]*moment, len(t.Checks))
 	for i, c := range t.Checks {
 		inputs = append(inputs, input{at: t.start.Add(c.At), do: func() (err error) {
-			r.checks[i], err = w.moment(t.Flow)
+			r.checks[i], err = w.moment(t.Flow, &c.Expectation)
 			return err
 		}})
 	}
@@ -165,7 +165,7 @@ func (r *Result) play(ctx context.Context, plan *router.Plan, limit time.Duratio
 	err = w.schedule.play(ctx, inputs, t.start.Add(t.Until))
 	r.Elapsed = w.schedule.last.Sub(w.schedule.start)
 	if err == nil {
-		r.end, err = w.moment(t.Flow)
+		r.end, err = w.moment(t.Flow, &t.Expect)
 	}
 	r.observe()
 	if closeErr := w.close(); err == nil && closeErr != nil {
