@@ -30,6 +30,8 @@ type File struct {
 	// Tests are the flow tests that stand in the file, for their owner to decode; nil when there are none. No variables
 	// are replaced in them.
 	Tests *Node
+
+	root *Node // nil when nothing could be read
 }
 
 // DefaultBus is the name of the bus that flows are on which name none: that of the key bus.

@@ -79,6 +79,7 @@ func (f *File) decode(t *tree, root *Node) {
 	if root.shape == unusable {
 		return
 	}
+	f.root = root
 	c := decoding{diags: t.diags, at: root.pos}
 	f.Bus.Name, f.Bus.Pos = DefaultBus, root.Get("bus").Pos()
 	c.fields(f.fields(t), root)

@@ -37,6 +37,7 @@ func withoutPlaces() cmp.Options {
 	return cmp.Options{
 		cmpopts.IgnoreTypes(flows.Position{}),
 		cmpopts.IgnoreFields(flows.File{}, "Path", "Dir"),
+		cmpopts.IgnoreUnexported(flows.File{}),
 		cmp.Transformer("value", func(n *flows.Node) any { return n.Value() }),
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -37,39 +39,52 @@ type flow struct {
 	trace     func(*event.Event) *stages.Trace // nil when nothing is traced
 
 	sub     message.Subscriber
+	opened  *opened
 	router  *message.Router
 	workers *workers
 	done    chan struct{} // closed when the Watermill router has ended
 
 	stopped context.Context // ended when the flow begins to stop
 	stop    context.CancelFunc
-	counts  counts
-	lost    atomic.Int64 // events a drain left unhandled, with no one to deliver them again
+	stages  []stages.Named
+	counts  *counts
+	lost    atomic.Int64 // of counts.lost, those of this flow
+	started bool         // subscribed
+	drained func() error
 }
 
-// counts are a flow's totals since it started.
-type counts struct{ outcomes [stages.Outcomes]atomic.Int64 }
+// counts are a flow's totals since the process started, reloads of the file included.
+type counts struct {
+	outcomes [stages.Outcomes]atomic.Int64
+	lost     atomic.Int64 // events a drain left unhandled, with no one to deliver them again
+}
 
 func (c *counts) settled(o stages.Outcome) { c.outcomes[o].Add(1) }
 
-func buildFlow(plan FlowPlan, deps Deps, buses transports) (*flow, error) {
+func buildFlow(plan FlowPlan, deps Deps, buses transports) (f *flow, err error) {
 	source, err := buses.of(plan.Bus)
 	if err != nil {
 		return nil, fmt.Errorf("flow %q: %w", plan.Name, err)
 	}
-	f := &flow{
+	f = &flow{
 		plan: plan, clock: deps.Clock, trace: deps.Trace, watch: deps.Observe(plan.Name, plan.Topic),
-		publisher: source.Publisher(), done: make(chan struct{}), workers: newWorkers(),
+		publisher: source.Publisher(), done: make(chan struct{}), workers: newWorkers(), counts: new(counts),
 		log: deps.Logger.With("flow", plan.Name, "stream", plan.Topic),
 	}
 	f.stopped, f.stop = context.WithCancel(context.Background())
+	f.drained = sync.OnceValue(f.drainOnce)
+	stop := f.stop
+	defer func() {
+		if err != nil {
+			stop() // what was built may wait for it
+		}
+	}()
 	own := stages.Deps{
 		Flow: plan.Name, Stream: plan.Topic, Clock: deps.Clock, Rates: deps.Rates, Publisher: f.publisher,
 		Observer: deps.Observer, Logger: f.log, Limiters: deps.Limiters, Stopping: f.stopped,
 		MaxEventSize: plan.MaxEventSize,
 	}
-	built, err := stages.Build(plan.Stages, own)
-	if err != nil {
+	if f.stages, err = stages.Build(plan.Stages, own); err != nil {
 		return nil, err
 	}
 	end := func(*message.Message) error { return nil }
@@ -106,8 +121,9 @@ func buildFlow(plan FlowPlan, deps Deps, buses transports) (*flow, error) {
 		return nil, fmt.Errorf("flow %q: subscribe %s: %w", plan.Name, plan.StreamKey, err)
 	}
 	f.router.AddMiddleware(f.workers.middleware, f.observe, poisonQueue, markKind, f.retry, f.recoverPanics, f.refuseUndecodable)
-	f.router.AddMiddleware(stages.Middlewares(built)...)
-	f.router.AddConsumerHandler(plan.Name, plan.StreamKey, f.sub, end)
+	f.router.AddMiddleware(stages.Middlewares(f.stages)...)
+	f.opened = &opened{Subscriber: f.sub}
+	f.router.AddConsumerHandler(plan.Name, plan.StreamKey, f.opened, end)
 	return f, nil
 }
 
@@ -123,8 +139,28 @@ func markKind(next message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-// start runs the Watermill router and returns once it has subscribed.
+// opened is a subscriber that has subscribed before its router runs: a Watermill router
+// whose subscriber fails never ends all of its goroutines.
+type opened struct {
+	message.Subscriber
+	messages <-chan *message.Message
+}
+
+// Subscribe implements message.Subscriber.
+func (o *opened) Subscribe(context.Context, string) (<-chan *message.Message, error) {
+	return o.messages, nil
+}
+
+// String names the subscriber behind it, as Watermill does in a poisoned message.
+func (o *opened) String() string { return strings.TrimLeft(fmt.Sprintf("%T", o.Subscriber), "*") }
+
+// start subscribes and runs the Watermill router.
 func (f *flow) start() error {
+	var err error
+	// Not a context that ends with the router: the subscriber drains first.
+	if f.opened.messages, err = f.sub.Subscribe(context.Background(), f.plan.StreamKey); err != nil {
+		return fmt.Errorf("flow %q: %w", f.plan.Name, err)
+	}
 	failed := make(chan error, 1)
 	go func() {
 		defer close(f.done)
@@ -134,6 +170,7 @@ func (f *flow) start() error {
 	}()
 	select {
 	case <-f.router.Running():
+		f.started = true
 		return nil
 	case err := <-failed:
 		return fmt.Errorf("flow %q: %w", f.plan.Name, err)
@@ -154,25 +191,38 @@ func (f *flow) ended() bool {
 }
 
 // drain stops the flow: no more reading, what is in flight is finished within the
-// transport's drain timeout, acknowledgements are flushed. It returns how many
-// events were lost with it, which is zero on a transport that delivers again.
-func (f *flow) drain() (lost int, err error) {
+// transport's drain timeout, acknowledgements are flushed. Called again, it waits for
+// the first call.
+func (f *flow) drain() error { return f.drained() }
+
+func (f *flow) drainOnce() error {
 	f.stop()
-	err = f.sub.Close()
-	if u, ok := f.sub.(unhandled); ok {
-		lost = u.Unhandled()
-	}
+	err := f.sub.Close()
+	f.countLost()
 	// A handler that ignores the end of its context is left behind: its event is not
 	// acknowledged, so there is nothing to report but that.
 	if closeErr := f.router.Close(); closeErr != nil {
 		f.log.Warn("flow stopped with handlers still running", "err", closeErr)
 	}
 	f.workers.close()
-	return lost, err
+	return err
 }
 
-// discard closes a flow that was built and never run.
+// countLost counts the events that were lost with the flow, of which there are none on
+// a transport that delivers again.
+func (f *flow) countLost() {
+	if u, ok := f.sub.(unhandled); ok {
+		n := int64(u.Unhandled())
+		f.counts.lost.Add(n - f.lost.Swap(n))
+	}
+}
+
+// discard closes a flow, whether it was ever run or not. A Watermill router that never
+// ran has nothing to close, and would wait for handlers that never began.
 func (f *flow) discard() error {
+	if f.started {
+		return f.drain()
+	}
 	f.stop()
 	f.workers.close()
 	return f.sub.Close()

@@ -2,6 +2,7 @@ package router
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/mjdevaccount/pulseflow/event"
 	"github.com/mjdevaccount/pulseflow/flows"
@@ -139,4 +140,42 @@ func planFlow(f *flows.File, flow *flows.Flow, reg *stages.Registry, providers [
 		p.Disabled = fmt.Sprintf("flow %q adjusts rates, and the file declares no provider", flow.Name)
 	}
 	return p
+}
+
+// Equal reports whether a flow that runs by p need not be touched to run by q: all
+// that the file says of it, with variables and defaults, and the content of the files
+// it refers to.
+func (p FlowPlan) Equal(q FlowPlan) bool {
+	if p.Name != q.Name || p.Bus != q.Bus || p.ToBus != q.ToBus || p.Topic != q.Topic || p.StreamKey != q.StreamKey || p.Group != q.Group || p.Start != q.Start ||
+		p.Lanes != q.Lanes || p.DeadLetterTopic != q.DeadLetterTopic || p.DeadLetterKey != q.DeadLetterKey ||
+		p.Track != q.Track || p.Retry != q.Retry || p.To != q.To || p.Format != q.Format ||
+		p.MaxEventSize != q.MaxEventSize || p.Disabled != q.Disabled || !slices.Equal(p.Publications, q.Publications) {
+		return false
+	}
+	return slices.EqualFunc(p.Stages, q.Stages, func(a, b stages.Planned) bool {
+		return a.Kind == b.Kind && a.Config.Fields().Same(b.Config.Fields()) && slices.Equal(filesOf(a), filesOf(b))
+	})
+}
+
+// filesOf lists what a stage's configuration has read beside the flow file.
+func filesOf(s stages.Planned) []stages.File {
+	if r, ok := s.Config.(stages.ReadsFiles); ok {
+		return r.Files()
+	}
+	return nil
+}
+
+// Files lists the files that the stages refer to, each once.
+func (p *Plan) Files() []string {
+	var list []string
+	for _, f := range p.Flows {
+		for _, s := range f.Stages {
+			for _, file := range filesOf(s) {
+				if !slices.Contains(list, file.Path) {
+					list = append(list, file.Path)
+				}
+			}
+		}
+	}
+	return list
 }

@@ -34,15 +34,19 @@ type Deps struct {
 	Logger *slog.Logger
 }
 
-// Router runs the flows of one plan.
+// Router runs the flows of a plan, and of those that take its place.
 type Router struct {
-	plan       *Plan
+	deps       Deps
 	transports transports
 	log        *slog.Logger
-	flows      []*flow // those that run
+
+	apply sync.Mutex // held by Apply: one after another
+	swap  sync.Mutex // held while flows are started, and to begin the last drain
 
 	mu    sync.Mutex
 	state state
+	plan  *Plan
+	flows []*flow // those that run
 }
 
 type state uint8
@@ -64,7 +68,7 @@ func Build(plan *Plan, deps Deps) (*Router, error) {
 	if deps.Logger == nil {
 		deps.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Router{plan: plan, transports: deps.named(), log: deps.Logger}
+	r := &Router{plan: plan, deps: deps, transports: deps.named(), log: deps.Logger}
 	for _, p := range plan.Flows {
 		if p.Disabled != "" {
 			continue
@@ -88,12 +92,7 @@ func (r *Router) Run(ctx context.Context, started func()) error {
 	if !r.enter(stateBuilt, stateStarting) {
 		return errors.New("router runs only once")
 	}
-	var err error
-	for _, f := range r.flows {
-		if err = f.start(); err != nil {
-			break
-		}
-	}
+	err := startAll(r.flows)
 	// Only now: before it has subscribed, a transport cannot tell that a flow does not
 	// work yet.
 	r.enter(stateStarting, stateRunning)
@@ -109,18 +108,41 @@ func (r *Router) Run(ctx context.Context, started func()) error {
 	return err
 }
 
+func startAll(list []*flow) error {
+	for _, f := range list {
+		if err := f.start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drain ends all flows. An Apply that has not started its own by now gives up.
 func (r *Router) drain() error {
-	errs := make([]error, len(r.flows))
+	r.swap.Lock()
+	list := r.running()
+	r.swap.Unlock()
+	err := drainAll(list)
+	r.apply.Lock() // it may have closed what it built in vain
+	defer r.apply.Unlock()
+	return err
+}
+
+func drainAll(list []*flow) error {
+	errs := make([]error, len(list))
 	var wg sync.WaitGroup
-	for i, f := range r.flows {
-		wg.Go(func() {
-			lost, err := f.drain()
-			f.lost.Store(int64(lost))
-			errs[i] = err
-		})
+	for i, f := range list {
+		wg.Go(func() { errs[i] = f.drain() })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// running are the flows that run now.
+func (r *Router) running() []*flow {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.flows
 }
 
 func (r *Router) enter(from, to state) bool {

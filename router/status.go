@@ -49,17 +49,17 @@ func (r *Router) Status() []FlowStatus {
 // flow is degraded when a bus that it needs is.
 func (r *Router) Health() (list []FlowStatus, buses map[string]error) {
 	r.mu.Lock()
-	state := r.state
+	state, plan, flows := r.state, r.plan, r.flows
 	r.mu.Unlock()
 	if state == stateRunning { // asking takes time when the answer does not come
 		buses = r.transports.up()
 	}
-	running := make(map[string]*flow, len(r.flows))
-	for _, f := range r.flows {
+	running := make(map[string]*flow, len(flows))
+	for _, f := range flows {
 		running[f.plan.Name] = f
 	}
-	list = make([]FlowStatus, 0, len(r.plan.Flows))
-	for _, p := range r.plan.Flows {
+	list = make([]FlowStatus, 0, len(plan.Flows))
+	for _, p := range plan.Flows {
 		s := FlowStatus{
 			Name: p.Name, Bus: p.Bus, State: StateRunning, Stream: p.Topic, StreamKey: p.StreamKey,
 			Group: p.Group, To: p.To.Key, ToBus: p.ToBus, DeadLetter: p.DeadLetterKey,
@@ -73,9 +73,11 @@ func (r *Router) Health() (list []FlowStatus, buses map[string]error) {
 			s.Error = f.counts.outcomes[stages.OutcomeError].Load()
 			s.Duplicate = f.counts.outcomes[stages.OutcomeDuplicate].Load()
 			s.Filtered = f.counts.outcomes[stages.OutcomeFiltered].Load()
-			s.Lost = f.lost.Load()
+			s.Lost = f.counts.lost.Load()
 		}
 		switch {
+		case f == nil && p.Disabled == "":
+			s.State, s.Reason = StateDegraded, "the flow could not be started again after a reload failed; restart the process"
 		case f == nil:
 			s.State, s.Reason = StateDisabled, p.Disabled
 		case state >= stateStopping:

@@ -40,7 +40,7 @@ func dedupeKind() Kind {
 			"they failed, so a failed event is never mistaken for a duplicate. A redelivery of an event in progress " +
 			"waits for it. A duplicate is acknowledged and counted with outcome `duplicate`.\n\n" +
 			"Keys are kept in memory, least recently used first out: after a restart an entry that was handled but " +
-			"not yet acknowledged runs again. `key` is `id` (the entry ID, or the id a replayed entry carries), `hash` " +
+			"not yet acknowledged runs again. A reload of the file keeps them, unless `key` is another then. `key` is `id` (the entry ID, or the id a replayed entry carries), `hash` " +
 			"(the envelope's hash; the payload's where it has none), `payload` (a digest of the payload), or a " +
 			"template of `{id} {key} {schema} {track} {ts} {hash} {header.NAME}`. An event that lacks a field its template " +
 			"names passes as new: it cannot be told from another.",

@@ -120,7 +120,10 @@ func (l *ledger) RateState(string) (RateState, error) {
 }
 
 // Follow implements RateFollowing; others calls what was given.
-func (l *ledger) Follow(f func(string) error) { l.others = append(l.others, f) }
+func (l *ledger) Follow(f func(string) error) func() {
+	l.others = append(l.others, f)
+	return func() {}
+}
 
 func (l *ledger) worst() RateState {
 	s := RateState{Scale: 1}

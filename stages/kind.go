@@ -179,9 +179,10 @@ type Stops interface{ Stops() bool }
 
 // RateFollowing is implemented by a RateApplier whose state others change too.
 type RateFollowing interface {
-	// Follow makes f be called after others have changed a provider's state, and again
-	// some time after it returned an error.
-	Follow(f func(provider string) error)
+	// Follow makes f be called after others have changed a provider's state, or a new
+	// file has, until end is called. It may be called again some time after it returned
+	// an error.
+	Follow(f func(provider string) error) (end func())
 }
 
 // Observer counts what stages do. Implementations are safe for concurrent use.

@@ -100,7 +100,10 @@ func (c *RateApplyConfig) Build(deps Deps) (Stage, error) {
 	}
 	s := &rateApply{config: *c, deps: deps, enqueue: enqueueTo(deps.Publisher), announcers: make(map[string]*announcer)}
 	if f, ok := deps.Rates.(RateFollowing); ok && c.Publish != "" {
-		f.Follow(s.follow)
+		end := f.Follow(s.follow)
+		if deps.Stopping != nil {
+			context.AfterFunc(deps.Stopping, end)
+		}
 	}
 	return s, nil
 }

@@ -2,6 +2,8 @@ package stages
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,30 +19,32 @@ import (
 // maxSchemaFile bounds a schema document, in bytes.
 const maxSchemaFile = 1 << 20
 
-// schemaFile compiles a JSON Schema document. References to other documents are
-// refused: checking a file never reaches outside it.
-func schemaFile(path string) (check, error) {
+// schemaFile compiles a JSON Schema document, and returns a digest of what it read.
+// References to other documents are refused: checking a file never reaches outside it.
+func schemaFile(path string) (compiled check, digest string, err error) {
 	f, err := os.Open(path)
 	var pathError *fs.PathError
 	if errors.As(err, &pathError) {
 		err = pathError.Err
 	}
 	if err != nil {
-		return nil, fmt.Errorf("schema %s cannot be read: %w: paths start at the folder of the flow file", path, err)
+		return nil, "", fmt.Errorf("schema %s cannot be read: %w: paths start at the folder of the flow file", path, err)
 	}
 	defer f.Close()
 	src, err := io.ReadAll(io.LimitReader(f, maxSchemaFile+1))
 	if err != nil {
-		return nil, fmt.Errorf("read schema: %w", err)
+		return nil, "", fmt.Errorf("read schema: %w", err)
 	}
+	sum := sha256.Sum256(src)
+	digest = hex.EncodeToString(sum[:])
 	if len(src) > maxSchemaFile {
-		return nil, fmt.Errorf("schema %s is over 1 MiB", path)
+		return nil, digest, fmt.Errorf("schema %s is over 1 MiB", path)
 	}
 	schema, err := compileSchema(path, src)
 	if err != nil {
-		return nil, fmt.Errorf("schema %s: %w", path, err)
+		return nil, digest, fmt.Errorf("schema %s: %w", path, err)
 	}
-	return schemaCheck(schema), nil
+	return schemaCheck(schema), digest, nil
 }
 
 // noReferences refuses to load any document a schema refers to.

@@ -24,8 +24,9 @@ type SeenStore interface {
 // MemoryStore is a SeenStore in this process: the least recently used key goes
 // first when it is full, and a key is forgotten once its time to live is over.
 type MemoryStore struct {
-	clock Clock
-	ttl   time.Duration
+	clock    Clock
+	ttl      time.Duration
+	capacity int
 
 	mu   sync.Mutex
 	done *simplelru.LRU[string, time.Time]
@@ -42,7 +43,7 @@ func NewMemoryStore(capacity int, ttl time.Duration, clock Clock) (*MemoryStore,
 	if err != nil {
 		return nil, err
 	}
-	return &MemoryStore{clock: clock, ttl: ttl, done: lru, reserved: make(map[string]chan struct{})}, nil
+	return &MemoryStore{clock: clock, ttl: ttl, capacity: capacity, done: lru, reserved: make(map[string]chan struct{})}, nil
 }
 
 // Reserve implements SeenStore.

@@ -34,6 +34,7 @@ type ValidateConfig struct {
 	V2 string
 
 	checks map[string]check
+	files  []File
 }
 
 func validateKind() Kind {
@@ -74,7 +75,7 @@ func (c *ValidateConfig) Fields() flows.Fields {
 // Validate implements Config.
 func (c *ValidateConfig) Validate(s Scope, d *flows.Diagnostics) {
 	c.Schema = event.CanonicalSchema(c.Schema)
-	c.checks = make(map[string]check)
+	c.checks, c.files = make(map[string]check), nil
 	for _, t := range []struct{ track, file string }{{event.TrackV1, c.V1}, {event.TrackV2, c.V2}} {
 		if t.file == "" {
 			if fast, ok := builtinChecks[c.Schema]; ok {
@@ -86,7 +87,8 @@ func (c *ValidateConfig) Validate(s Scope, d *flows.Diagnostics) {
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(s.Dir, path)
 		}
-		compiled, err := schemaFile(path)
+		compiled, digest, err := schemaFile(path)
+		c.files = append(c.files, File{Path: path, Digest: digest})
 		if err != nil {
 			s.ReportBeyond(d, flows.LimitOutside, "files", fmt.Sprintf("%s: %v", t.track, err))
 			continue
@@ -100,6 +102,9 @@ func (c *ValidateConfig) Validate(s Scope, d *flows.Diagnostics) {
 		s.ReportBeyond(d, flows.LimitNeighbour, "track", fmt.Sprintf("no schema of track %s: give its file under files", c.Track))
 	}
 }
+
+// Files implements ReadsFiles.
+func (c *ValidateConfig) Files() []File { return c.files }
 
 // PreferredTrack is the track that labels events whose own cannot be read.
 func (c *ValidateConfig) PreferredTrack() string { return c.Track }

@@ -34,6 +34,8 @@ type backend interface {
 	registers() adjust.Registers
 	// overflow is how many entries of a stream a bounded buffer has dropped.
 	overflow(stream string) int64
+	// follow makes what is measured that of other flows that read from it.
+	follow(own []router.FlowPlan)
 	// idle reports whether flows that read from it have nothing queued or in flight.
 	idle(ctx context.Context, own []router.FlowPlan) (bool, error)
 	// Close ends what is still open.
@@ -101,6 +103,8 @@ func (memoryBackend) registers() adjust.Registers { return nil }
 
 func (b memoryBackend) overflow(stream string) int64 { return b.DeadLetterOverflow(stream) }
 
+func (memoryBackend) follow([]router.FlowPlan) {}
+
 func (b memoryBackend) idle(context.Context, []router.FlowPlan) (bool, error) { return b.Idle(), nil }
 
 // newRedis opens no connection: Redis may come later.
@@ -131,15 +135,9 @@ func unlimited(n int64) int64 {
 func newRedisBackend(plan *router.Plan, b *flows.Bus, metrics *telemetry.Streams, log *slog.Logger,
 	beforeAck func(ctx context.Context, stream, group string) error,
 ) (backend, error) {
-	var groups []telemetry.StreamGroup
-	for _, p := range plan.Flows {
-		if p.Disabled == "" && p.Bus == b.Name {
-			groups = append(groups, telemetry.StreamGroup{Key: p.StreamKey, Topic: p.Topic, Group: p.Group})
-		}
-	}
 	// The metrics ask the transport, and the transport reports to the metrics.
 	var r *bus.Redis
-	watch := metrics.Bus(b.Name, groups, func(ctx context.Context, key, group string) (telemetry.GroupState, error) {
+	watch := metrics.Bus(b.Name, groupsOf(flowsOn(plan, b.Name)), func(ctx context.Context, key, group string) (telemetry.GroupState, error) {
 		info, err := r.GroupInfo(ctx, key, group)
 		return telemetry.GroupState{Lag: info.Lag, Pending: info.Pending, OldestPending: info.OldestPending}, err
 	}, func() error { return r.Up() })
@@ -149,10 +147,22 @@ func newRedisBackend(plan *router.Plan, b *flows.Bus, metrics *telemetry.Streams
 	if r, err = bus.NewRedis(config); err != nil {
 		return nil, err
 	}
-	return redisBackend{r}, nil
+	return redisBackend{r, watch}, nil
 }
 
-type redisBackend struct{ *bus.Redis }
+// groupsOf are the consumer groups of flows.
+func groupsOf(own []router.FlowPlan) []telemetry.StreamGroup {
+	groups := make([]telemetry.StreamGroup, len(own))
+	for i, p := range own {
+		groups[i] = telemetry.StreamGroup{Key: p.StreamKey, Topic: p.Topic, Group: p.Group}
+	}
+	return groups
+}
+
+type redisBackend struct {
+	*bus.Redis
+	streams *telemetry.BusStreams // nil where nothing is measured
+}
 
 func (b redisBackend) put(ctx context.Context, stream string, data []byte, fields map[string]string) (string, error) {
 	id, err := b.Put(ctx, stream, data, fields)
@@ -192,6 +202,8 @@ func (b redisBackend) registers() adjust.Registers { return b.Registers() }
 
 // overflow is zero: the stream's own limit is Redis's business.
 func (redisBackend) overflow(string) int64 { return 0 }
+
+func (b redisBackend) follow(own []router.FlowPlan) { b.streams.Follow(groupsOf(own)) }
 
 func (b redisBackend) idle(ctx context.Context, own []router.FlowPlan) (bool, error) {
 	for _, p := range own {

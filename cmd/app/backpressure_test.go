@@ -47,7 +47,7 @@ flows:
 	if d.HasErrors() {
 		t.Fatal(d)
 	}
-	svc, err := newService(plan, slog.New(slog.DiscardHandler))
+	svc, err := newService(plan, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

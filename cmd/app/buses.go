@@ -78,14 +78,25 @@ func (all buses) transports() map[string]router.Transport {
 // idle reports whether the flows of plan have nothing queued or in flight.
 func (all buses) idle(ctx context.Context, plan *router.Plan) (bool, error) {
 	for _, b := range all {
-		own := slices.DeleteFunc(slices.Clone(plan.Flows), func(p router.FlowPlan) bool {
-			return p.Bus != b.Name || p.Disabled != ""
-		})
-		if idle, err := b.idle(ctx, own); !idle || err != nil {
+		if idle, err := b.idle(ctx, flowsOn(plan, b.Name)); !idle || err != nil {
 			return false, err
 		}
 	}
 	return true, nil
+}
+
+// flowsOn are the flows of a plan that run and read from a bus.
+func flowsOn(plan *router.Plan, bus string) []router.FlowPlan {
+	return slices.DeleteFunc(slices.Clone(plan.Flows), func(p router.FlowPlan) bool {
+		return p.Bus != bus || p.Disabled != ""
+	})
+}
+
+// follow makes what is measured that of another plan's flows.
+func (all buses) follow(plan *router.Plan) {
+	for _, b := range all {
+		b.follow(flowsOn(plan, b.Name))
+	}
 }
 
 // Close ends all at once, within ctx.

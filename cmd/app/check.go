@@ -284,6 +284,12 @@ type jsonRelated struct {
 }
 
 func printJSON(w io.Writer, d flows.Diagnostic) {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	_ = encoder.Encode(jsonOf(d))
+}
+
+func jsonOf(d flows.Diagnostic) jsonDiagnostic {
 	position := func(p flows.Position) jsonPosition { return jsonPosition(p) }
 	out := jsonDiagnostic{
 		jsonPosition: position(d.Pos), Severity: d.Severity.String(), Code: d.Code, Message: d.Message,
@@ -292,9 +298,7 @@ func printJSON(w io.Writer, d flows.Diagnostic) {
 	for _, r := range d.Related {
 		out.Related = append(out.Related, jsonRelated{position(r.Pos), r.Message})
 	}
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	_ = encoder.Encode(out)
+	return out
 }
 
 // printGitHub writes a workflow command, which GitHub shows at the line of a change.

@@ -372,7 +372,7 @@ func openLetters(plan *router.Plan, flow, from string) (letterStore, func(), err
 				done()
 				return nil, nil, err
 			}
-			redis[b.Name] = redisBackend{r}
+			redis[b.Name] = redisBackend{Redis: r}
 			closes = append(closes, func() { _ = r.Close(context.Background()) })
 		}
 	}

@@ -27,6 +27,15 @@ func Main(reg *stages.Registry) {
 	}()
 	os.Exit(execute(ctx, os.Args[1:], system{
 		stages:    reg,
+		hangups:   hangups,
 		lookupEnv: os.LookupEnv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 	}))
+}
+
+// hangups makes SIGHUP come through the channel, rather than end the process, until stop
+// is called.
+func hangups() (_ <-chan os.Signal, stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	return signals, func() { signal.Stop(signals) }
 }

@@ -66,7 +66,7 @@ func ratesKey(b *flows.Bus) func(provider string) string {
 	return func(provider string) string { return b.Namespace + ":pulseflow:rates:" + provider }
 }
 
-// newRates makes the rate coordinator of a plan, nil when it has no provider.
+// newRates makes the rate coordinator of a plan.
 func newRates(plan *router.Plan, all buses, s *service) (*adjust.Applier, error) {
 	file := plan.File
 	options := []adjust.Option{adjust.WithPolicies(policies(plan))}
@@ -80,7 +80,7 @@ func newRates(plan *router.Plan, all buses, s *service) (*adjust.Applier, error)
 		options = append(options, adjust.WithFile(path))
 	}
 	a, err := adjust.New(file.Providers, s.log, options...)
-	if err != nil || a == nil || !a.Keeps() {
+	if err != nil || !a.Keeps() {
 		return a, err
 	}
 	err = telemetry.RegisterLevelsKept(s.metrics, func() bool { reason, _ := a.Fault(); return reason == "" })
@@ -104,9 +104,25 @@ func policies(plan *router.Plan) map[string]stages.Policy {
 	return of
 }
 
-// adjusts are the providers that a flow may adjust. A stage or a handler that is not
+// adjusting are the providers that flows adjust, by the stream and group that they read.
+type adjusting map[struct{ bus, stream, group string }][]string
+
+func adjustingOf(plans ...*router.Plan) *adjusting {
+	all := make(adjusting)
+	for _, plan := range plans {
+		for _, p := range plan.Flows {
+			if of := adjustable(plan, p); len(of) > 0 {
+				from := struct{ bus, stream, group string }{p.Bus, p.StreamKey, p.Group}
+				all[from] = append(all[from], of...)
+			}
+		}
+	}
+	return &all
+}
+
+// adjustable are the providers that a flow may adjust. A stage or a handler that is not
 // built in may ask for any of them.
-func (s *service) adjusts(p router.FlowPlan) (providers []string) {
+func adjustable(plan *router.Plan, p router.FlowPlan) (providers []string) {
 	if !adjustsRates(p) {
 		return nil
 	}
@@ -115,7 +131,7 @@ func (s *service) adjusts(p router.FlowPlan) (providers []string) {
 		h, handles := st.Config.(*stages.HandleConfig)
 		if !slices.ContainsFunc(known, func(k stages.Kind) bool { return k.Name == st.Kind }) || handles && !h.NeedsProviders() {
 			providers = nil
-			for _, all := range s.plan.File.Providers {
+			for _, all := range plan.File.Providers {
 				providers = append(providers, all.Name)
 			}
 			return providers
@@ -129,19 +145,12 @@ func (s *service) adjusts(p router.FlowPlan) (providers []string) {
 // flows on other buses than the sharing one change is shared soon after instead, so that
 // no bus waits for another.
 func (s *service) commitRates(b *flows.Bus) func(ctx context.Context, stream, group string) error {
-	if shared := sharing(s.plan); shared == nil || shared.Name != b.Name {
+	if shared := sharing(s.plan()); shared == nil || shared.Name != b.Name {
 		return nil
 	}
-	type source struct{ stream, group string }
-	providers := make(map[source][]string)
-	for _, p := range s.plan.Flows {
-		if from, of := (source{p.StreamKey, p.Group}), s.adjusts(p); p.Bus == b.Name && len(of) > 0 {
-			providers[from] = append(providers[from], of...)
-		}
-	}
 	return func(ctx context.Context, stream, group string) error {
-		of := providers[source{stream, group}]
-		if s.rates == nil || len(of) == 0 {
+		of := (*s.adjusts.Load())[struct{ bus, stream, group string }{b.Name, stream, group}]
+		if len(of) == 0 {
 			return nil
 		}
 		if err := s.rates.Commit(ctx, of...); err != nil {

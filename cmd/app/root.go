@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"regexp"
 	"strings"
 
@@ -25,6 +26,7 @@ const (
 type system struct {
 	stages         *stages.Registry
 	lookupEnv      func(string) (string, bool)
+	hangups        func() (<-chan os.Signal, func()) // SIGHUP until the function is called; nil never comes
 	stdin          io.Reader
 	stdout, stderr io.Writer
 }

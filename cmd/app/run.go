@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/internal/telemetry"
 	"github.com/mjdevaccount/pulseflow/router"
 )
@@ -20,6 +21,7 @@ type runFlags struct {
 	stream    string
 	keepTimes bool
 	drain     bool
+	watch     bool
 	logLevel  string
 	logFormat string
 }
@@ -36,6 +38,13 @@ shutdown_timeout, and prints a summary. A second signal ends it at once.
 With the redis backend the process is up, and /readyz says degraded, while Redis
 cannot be reached; flows attach when it comes.
 
+On SIGHUP, on POST /reload and, with --watch, when the file or a schema that it
+refers to has changed, the file is loaded again. One that is wrong changes
+nothing: what is wrong is in the log and in /flows. Of a right one only the flows
+that changed are stopped and started anew; no event is lost, and the keys of
+dedupe and the rate levels are kept. Most of bus, admin and rates cannot change
+while the process runs, and is refused. docs/reload.md tells more.
+
 A recording given with --feed is put on the streams once the flows run. Each of
 its lines is an event, or an entry as it stood on a stream:
 {"stream": ..., "id": ..., "fields": {"data": ...}}. An entry keeps its id, so
@@ -46,6 +55,7 @@ Exit status: 0 stopped or drained, 1 failed while running, 2 the file, a
 variable or the command line is wrong.`,
 		Example: `  pulseflow run
   pulseflow run --feed testdata/feedback.jsonl --drain
+  pulseflow run --config flows.yaml --watch
   EVENT_BUS_BACKEND=redis REDIS_URL=redis://localhost:6379/0 pulseflow run`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), sys, &flags) },
@@ -58,6 +68,7 @@ variable or the command line is wrong.`,
 		"or the only one")
 	cmd.Flags().BoolVar(&flags.keepTimes, "keep-times", false, "leave the times of --feed as recorded")
 	cmd.Flags().BoolVar(&flags.drain, "drain", false, "stop once the feed is consumed and the flows are idle")
+	cmd.Flags().BoolVar(&flags.watch, "watch", false, "load the file again when it, or a schema it refers to, has changed")
 	cmd.Flags().StringVar(&flags.logLevel, "log-level", "info", "debug, info, warn or error")
 	cmd.Flags().StringVar(&flags.logFormat, "log-format", "text", "text or json")
 	_ = cmd.MarkFlagFilename("feed", "jsonl")
@@ -89,14 +100,37 @@ func run(ctx context.Context, sys system, flags *runFlags) error {
 	case err != nil:
 		return configError(err)
 	}
-	svc, err := newService(plan, log)
+	svc, err := newService(plan, func() (*router.Plan, flows.Diagnostics) { return flags.plan(sys, make(sources)) }, log)
 	if err != nil {
 		return err
+	}
+	if flags.watch {
+		if svc.reloads.watch, err = flags.watchFile(plan, log); err != nil {
+			return errors.Join(err, svc.close())
+		}
+		defer svc.reloads.watch.files.Close()
+	}
+	if sys.hangups != nil {
+		var stop func()
+		svc.reloads.hangups, stop = sys.hangups()
+		defer stop()
 	}
 	begun := time.Now()
 	err = svc.run(ctx, feed, flags.drain)
 	svc.summary(sys.stdout, time.Since(begun))
 	return err
+}
+
+// watchFile watches the file that was loaded, which the built-in one is not.
+func (f *runFlags) watchFile(plan *router.Plan, log *slog.Logger) (*fileWatch, error) {
+	path := f.config
+	if path == "" {
+		path = defaultFile
+	}
+	if plan.File.Path != path {
+		return nil, configError(errNothingToWatch)
+	}
+	return newFileWatch(path, plan, log)
 }
 
 // recording reads the feeds, so that a mistake in one is told before anything runs.
@@ -151,7 +185,7 @@ func errNothingRuns(plan *router.Plan) error {
 // feedAll puts the recording on the bus, waiting where it is full.
 func (s *service) feedAll(ctx context.Context, feed []recorded) error {
 	for _, e := range feed {
-		bus, key := source(s.plan, e.topic)
+		bus, key := source(s.plan(), e.topic)
 		if err := s.buses.of(bus.Name).feed(ctx, key, e); err != nil {
 			return fmt.Errorf("feed line %d: %w", e.Line, err)
 		}

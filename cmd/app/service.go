@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,18 +38,26 @@ const (
 // service is a running process: buses, the flows over them, the rate coordinator and
 // the admin listener.
 type service struct {
-	plan    *router.Plan
+	running atomic.Pointer[router.Plan]
+	adjusts atomic.Pointer[adjusting]
 	log     *slog.Logger
 	buses   buses
-	rates   *adjust.Applier // nil in a file without providers
+	rates   *adjust.Applier
 	router  *router.Router
+	reloads *reloader
 	metrics *prometheus.Registry
 	admin   *admin.Server // nil when the file asks for none
 }
 
-// newService builds the parts. On an error it closes what it opened.
-func newService(plan *router.Plan, log *slog.Logger) (s *service, err error) {
-	s = &service{plan: plan, log: log, metrics: prometheus.NewRegistry()}
+// plan is the one that runs.
+func (s *service) plan() *router.Plan { return s.running.Load() }
+
+// newService builds the parts. load plans the file again. On an error it closes what it
+// opened.
+func newService(plan *router.Plan, load loadPlan, log *slog.Logger) (s *service, err error) {
+	s = &service{log: log, metrics: prometheus.NewRegistry()}
+	s.running.Store(plan)
+	s.adjusts.Store(adjustingOf(plan))
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -68,19 +77,19 @@ func newService(plan *router.Plan, log *slog.Logger) (s *service, err error) {
 		return s, fmt.Errorf("rate coordinator: %w", err)
 	}
 	deps := router.Deps{
-		Observer: watch, Logger: log,
+		Observer: watch, Logger: log, Rates: s.rates,
 		Limiters: adjust.NewLimiter,
 		Observe:  func(flow, topic string) router.FlowObserver { return watch.Flow(flow, topic) },
 	}
-	if s.rates != nil {
-		deps.Rates = s.rates
-		if err := telemetry.RegisterRates(s.metrics, s.rates.Gauges); err != nil {
-			return s, fmt.Errorf("metrics: %w", err)
-		}
+	if err := telemetry.RegisterRates(s.metrics, s.rates.Gauges); err != nil {
+		return s, fmt.Errorf("metrics: %w", err)
 	}
 	deps.Transports = s.buses.transports()
 	if s.router, err = router.Build(plan, deps); err != nil {
 		return s, err
+	}
+	if s.reloads, err = newReloader(s, load); err != nil {
+		return s, fmt.Errorf("metrics: %w", err)
 	}
 	if listening(plan.File) {
 		if s.admin, err = admin.New(adminConfig(plan.File), s.sources(), log); err != nil {
@@ -105,7 +114,7 @@ func (s *service) run(ctx context.Context, feed []recorded, drain bool) error {
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(s.plan.File.ShutdownTimeout + exitGrace):
+	case <-time.After(s.plan().File.ShutdownTimeout + exitGrace):
 		s.log.Warn("stopped with work unfinished; what was not acknowledged is delivered again")
 		return nil
 	}
@@ -122,10 +131,9 @@ func (s *service) runToTheEnd(ctx context.Context, cancel context.CancelCauseFun
 		s.log.Info("admin listener is up", "address", "http://"+s.admin.Addr())
 	}
 	s.announce()
-	if s.rates != nil {
-		s.rates.Start()
-	}
+	s.rates.Start()
 	err := s.router.Run(ctx, func() {
+		feeding.Go(func() { s.reloads.run(ctx) })
 		feeding.Go(func() {
 			if err := s.feedAll(ctx, feed); err != nil {
 				if ctx.Err() == nil {
@@ -150,12 +158,12 @@ func (s *service) runToTheEnd(ctx context.Context, cancel context.CancelCauseFun
 
 // announce says what the process is about to do.
 func (s *service) announce() {
-	for _, p := range s.plan.Flows {
+	for _, p := range s.plan().Flows {
 		if p.Disabled != "" {
 			s.log.Warn("flow does not run", "flow", p.Name, "stream", p.Topic, "err", p.Disabled)
 			continue
 		}
-		s.log.Info("flow runs", "flow", p.Name, "stream", p.Topic, "bus", label(s.plan.File.BusNamed(p.Bus)), "group", p.Group)
+		s.log.Info("flow runs", "flow", p.Name, "stream", p.Topic, "bus", label(s.plan().File.BusNamed(p.Bus)), "group", p.Group)
 	}
 }
 
@@ -164,14 +172,14 @@ func (s *service) announce() {
 // so it must be idle once more for each flow that publishes to another.
 func (s *service) idle(ctx context.Context) error {
 	for seen := 0; ; {
-		idle, err := s.buses.idle(ctx, s.plan)
+		idle, err := s.buses.idle(ctx, s.plan())
 		if err != nil {
 			return fmt.Errorf("drain: %w", err)
 		}
 		if seen++; !idle {
 			seen = 0
 		}
-		if seen > links(s.plan) {
+		if seen > links(s.plan()) {
 			return nil
 		}
 		if err := (stages.SystemClock{}).Sleep(ctx, idlePoll); err != nil {
@@ -237,9 +245,6 @@ func (s *service) summary(w io.Writer, took time.Duration) {
 			fmt.Fprintf(w, ", %d lost with the in-memory bus", f.Lost)
 		}
 		fmt.Fprintln(w)
-	}
-	if s.rates == nil {
-		return
 	}
 	for _, r := range s.rates.Status() {
 		fmt.Fprintf(w, "  provider %-8s level %s, scale %g, %g tokens/s\n", r.Provider, r.Level, r.Scale, r.EffectiveRate)

@@ -14,17 +14,13 @@ import (
 
 // sources are what the admin listener shows of the service.
 func (s *service) sources() admin.Sources {
-	src := admin.Sources{
+	return admin.Sources{
 		Gatherer: s.metrics, Ready: s.ready, Ingest: s.ingest, DeadLetters: s.deadLetters,
 		RemoveDeadLetter: s.removeDeadLetter, ReplayDeadLetter: s.replayDeadLetter,
-		Flows: func() any { return s.router.Status() },
+		Flows:  func() any { return s.router.Status() },
+		Config: s.reloads.status, Reload: s.reloads.requested,
+		Rates: func() any { return s.rates.Status() }, ForgetCoordinator: s.rates.Forget, Pacer: pacer{s.rates},
 	}
-	if s.rates != nil {
-		src.Rates = func() any { return s.rates.Status() }
-		src.ForgetCoordinator = s.rates.Forget
-		src.Pacer = pacer{s.rates}
-	}
-	return src
 }
 
 // ready sums the flows up: one that should run and does not makes the whole
@@ -76,10 +72,7 @@ func (s *service) busStates(faults map[string]error) []admin.BusState {
 // ratesReady adds how the rate levels are kept. Providers that grant nothing yet have
 // not started.
 func (s *service) ratesReady(r *admin.Readiness) {
-	if s.rates == nil {
-		return
-	}
-	if unshared(s.plan) {
+	if unshared(s.plan()) {
 		r.Warnings = append(r.Warnings, "rates are not shared: "+notShared)
 	}
 	reason, restoring := s.rates.Fault()
@@ -97,7 +90,7 @@ func (s *service) ratesReady(r *admin.Readiness) {
 // ingest puts a posted event on the stream of its topic. A bare one becomes a
 // canonical envelope here, so that its time is fixed whatever happens to it later.
 func (s *service) ingest(ctx context.Context, e admin.Entry) (string, error) {
-	if !slices.Contains(activeTopics(s.plan), e.Topic) {
+	if !slices.Contains(activeTopics(s.plan()), e.Topic) {
 		return "", admin.ErrUnknownStream
 	}
 	now := time.Now()
@@ -110,7 +103,7 @@ func (s *service) ingest(ctx context.Context, e admin.Entry) (string, error) {
 		}
 		data = canonical
 	}
-	bus, key := source(s.plan, e.Topic)
+	bus, key := source(s.plan(), e.Topic)
 	if int64(len(data)) > bus.MaxEventSize {
 		return "", admin.ErrTooLarge
 	}
@@ -131,7 +124,7 @@ func replayFields(originalID, replays string) map[string]string {
 
 // track is the preferred schema track of the flow that reads topic.
 func (s *service) track(topic string) string {
-	for _, p := range s.plan.Flows {
+	for _, p := range s.plan().Flows {
 		if p.Topic == topic && p.Disabled == "" {
 			return p.Track
 		}
@@ -141,15 +134,15 @@ func (s *service) track(topic string) string {
 
 // deadLetters reads the newest dead letters of each flow, or of one.
 func (s *service) deadLetters(ctx context.Context, flow string, n int) ([]admin.FlowDeadLetters, error) {
-	return letters{s.plan, s.buses.letters}.list(ctx, flow, n)
+	return letters{s.plan(), s.buses.letters}.list(ctx, flow, n)
 }
 
 // removeDeadLetter removes one dead letter of a flow.
 func (s *service) removeDeadLetter(ctx context.Context, flow, id string) error {
-	return letters{s.plan, s.buses.letters}.remove(ctx, flow, id)
+	return letters{s.plan(), s.buses.letters}.remove(ctx, flow, id)
 }
 
 // replayDeadLetter puts one dead letter back.
 func (s *service) replayDeadLetter(ctx context.Context, flow, id string, keep bool) (string, error) {
-	return letters{s.plan, s.buses.letters}.replay(ctx, flow, id, keep)
+	return letters{s.plan(), s.buses.letters}.replay(ctx, flow, id, keep)
 }

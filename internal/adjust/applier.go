@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/mjdevaccount/pulseflow/event"
@@ -22,6 +23,9 @@ type Applier struct {
 
 	share *share // nil: the levels are not shared
 	keep  *keep  // nil: nor kept in a file
+
+	policies  map[string]stages.Policy // as the file gave them last
+	followers followers
 }
 
 var (
@@ -29,15 +33,12 @@ var (
 	_ stages.RateFollowing = (*Applier)(nil)
 )
 
-// New returns an Applier of the declared providers, nil when there is none. Each
+// New returns an Applier of the declared providers, of which there may be none. Each
 // adjustment is logged at info level, as far as a reader could follow. The error
 // names every provider that is declared wrongly.
 //
 // With WithRegisters or WithFile it has to be started, and closed.
 func New(providers []flows.Provider, log *slog.Logger, options ...Option) (*Applier, error) {
-	if len(providers) == 0 {
-		return nil, nil
-	}
 	var opts settings
 	for _, o := range options {
 		o(&opts)
@@ -46,15 +47,7 @@ func New(providers []flows.Provider, log *slog.Logger, options ...Option) (*Appl
 	if opts.clock != nil {
 		now = opts.clock.Now
 	}
-	var names []string
-	for _, p := range providers {
-		config := providerConfig(p)
-		if policy, ok := opts.policies[p.Name]; ok {
-			config.Policy = (*rate.Policy)(&policy)
-		}
-		cfg.Providers = append(cfg.Providers, config)
-		names = append(names, p.Name)
-	}
+	cfg.Providers = providerConfigs(providers, opts.policies, nil)
 	if opts.registers != nil {
 		cfg.Folding = rate.Folding{Older: backlogAge, Within: foldWithin}
 	}
@@ -62,14 +55,36 @@ func New(providers []flows.Provider, log *slog.Logger, options ...Option) (*Appl
 	if err != nil {
 		return nil, err
 	}
-	a := &Applier{coordinator: c, log: log, lines: newLineBudget(now)}
+	a := &Applier{coordinator: c, log: log, lines: newLineBudget(now), policies: maps.Clone(opts.policies)}
 	switch {
 	case opts.registers != nil:
-		a.share = newShare(c, names, opts.key, opts.registers, opts.patience, log)
+		a.share = newShare(c, names(providers), opts.key, opts.registers, opts.patience, log, &a.followers)
 	case opts.file != "":
-		a.keep = newKeep(c, names, opts.file, log)
+		a.keep = newKeep(c, names(providers), opts.file, log)
 	}
 	return a, nil
+}
+
+func names(providers []flows.Provider) []string {
+	list := make([]string, len(providers))
+	for i, p := range providers {
+		list[i] = p.Name
+	}
+	return list
+}
+
+// providerConfigs are the declared providers as the coordinator knows them, each with
+// its policy, unless that is the one it had before.
+func providerConfigs(providers []flows.Provider, policies, before map[string]stages.Policy) []rate.ProviderConfig {
+	list := make([]rate.ProviderConfig, len(providers))
+	for i, p := range providers {
+		list[i] = providerConfig(p)
+		policy, ok := policies[p.Name]
+		if old, had := before[p.Name]; ok && (!had || old != policy) {
+			list[i].Policy = (*rate.Policy)(&policy)
+		}
+	}
+	return list
 }
 
 // Coordinator returns the coordinator behind it, for those who are paced by it.

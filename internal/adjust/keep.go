@@ -32,15 +32,15 @@ const (
 // never half written.
 type keep struct {
 	coordinator *rate.Coordinator
-	providers   []string
 	path        string
 	log         *slog.Logger
 
 	stop chan struct{}
 	done sync.WaitGroup
 
-	mu    sync.Mutex
-	fault error // of the last attempt to write
+	mu        sync.Mutex
+	providers []string
+	fault     error // of the last attempt to write
 }
 
 // keptFile is the file: registers by coordinator, by provider.
@@ -185,12 +185,13 @@ func (k *keep) save() error {
 	if !k.coordinator.Changed() {
 		return nil
 	}
-	taken := make(map[string][]rate.Record, len(k.providers))
-	levels := make(map[string][]rate.Record, len(k.providers))
-	for _, p := range k.providers {
+	providers := k.names()
+	taken := make(map[string][]rate.Record, len(providers))
+	levels := make(map[string][]rate.Record, len(providers))
+	for _, p := range providers {
 		var err error
 		if taken[p], err = k.coordinator.Changes(p, -1); err != nil {
-			return err
+			continue // declared no more
 		}
 		if levels[p], err = k.coordinator.Records(p); err != nil {
 			return err

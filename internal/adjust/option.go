@@ -61,16 +61,6 @@ func (a *Applier) Close(ctx context.Context) error {
 	return nil
 }
 
-// Follow implements stages.RateFollowing.
-func (a *Applier) Follow(f func(provider string) error) {
-	if a.share == nil {
-		return
-	}
-	a.share.mu.Lock()
-	defer a.share.mu.Unlock()
-	a.share.followers = append(a.share.followers, f)
-}
-
 // Commit returns when what has been applied before the call is shared, at once when
 // it is not to be. Of a coordinator that was adjusted many times only the last level
 // is told, and those who call at the same time share one round. Events are to be

@@ -23,6 +23,9 @@ func (a *Applier) known(provider string, err error) error {
 	for _, s := range a.coordinator.States() {
 		names = append(names, s.Provider)
 	}
+	if len(names) == 0 {
+		return fmt.Errorf("%w: the file declares no provider", err)
+	}
 	hint := ""
 	if near := flows.Nearest(provider, names); near != "" {
 		hint = fmt.Sprintf(" (did you mean %q?)", near)

@@ -2,6 +2,7 @@ package adjust
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -47,9 +48,9 @@ type Registers interface {
 // records, which neither order nor repetition matters to.
 type share struct {
 	coordinator *rate.Coordinator
-	providers   []string
-	keys        []string // of the providers' hashes
+	key         func(provider string) string // of a provider's hash
 	registers   Registers
+	followers   *followers
 	patience    time.Duration // how long the coordinator is held for the first look
 	log         *slog.Logger
 
@@ -58,19 +59,20 @@ type share struct {
 	done   sync.WaitGroup
 	ready  chan struct{} // closed: restored, or given up
 
-	work   sync.Mutex      // held while the registers are read or written
-	seen   []version       // guarded by work
-	bad    []int           // guarded by work: values that could not be read
-	untold map[string]bool // guarded by work: providers whose followers are to be told
-	torn   []bool          // guarded by work: what is there may not be what was there
+	work      sync.Mutex      // held while the registers are read or written, and guards what follows
+	providers []string        // never changed, only replaced, as are the slices that go by them
+	keys      []string        // of the providers' hashes
+	seen      []version       // of the hashes
+	bad       []int           // values that could not be read
+	torn      []bool          // what is there may not be what was there
+	untold    map[string]bool // providers whose followers are to be told
 
-	mu        sync.Mutex
-	next      *commit // what comes after the one that runs; nil when nobody waits
-	running   bool
-	followers []func(provider string) error
-	fault     error // why the levels are not shared now; nil when they are
-	restored  bool  // the first look has succeeded
-	gaveUp    bool  // it had not when the time was over
+	mu       sync.Mutex
+	next     *commit // what comes after the one that runs; nil when nobody waits
+	running  bool
+	fault    error // why the levels are not shared now; nil when they are
+	restored bool  // the first look has succeeded
+	gaveUp   bool  // it had not when the time was over
 }
 
 // version is a state of a hash.
@@ -83,13 +85,14 @@ type version struct {
 // for the next one together.
 type commit struct {
 	done chan struct{}
-	errs []error // by provider
+	of   []string // the providers, as they were then
+	errs []error  // by provider
 }
 
 // err is what went wrong of some providers, of all when none is named.
-func (c *commit) err(all, some []string) error {
+func (c *commit) err(some []string) error {
 	for i, err := range c.errs {
-		if err != nil && (len(some) == 0 || slices.Contains(some, all[i])) {
+		if err != nil && (len(some) == 0 || slices.Contains(some, c.of[i])) {
 			return err
 		}
 	}
@@ -97,10 +100,10 @@ func (c *commit) err(all, some []string) error {
 }
 
 func newShare(c *rate.Coordinator, providers []string, key func(provider string) string, r Registers, patience time.Duration,
-	log *slog.Logger,
+	log *slog.Logger, f *followers,
 ) *share {
 	s := &share{
-		coordinator: c, providers: providers, registers: r, patience: patience, log: log,
+		coordinator: c, providers: providers, key: key, registers: r, patience: patience, log: log, followers: f,
 		ready: make(chan struct{}), untold: make(map[string]bool), seen: make([]version, len(providers)), bad: make([]int, len(providers)),
 		torn: make([]bool, len(providers)),
 	}
@@ -190,7 +193,7 @@ func (s *share) note(err error) {
 	s.mu.Unlock()
 	switch {
 	case first:
-		s.log.Info("rate levels restored", "providers", len(s.providers))
+		s.log.Info("rate levels restored", "providers", len(s.names()))
 		if waiting {
 			s.open()
 		}
@@ -242,8 +245,13 @@ func (s *share) look(ctx context.Context) error {
 	first := !s.restored
 	s.mu.Unlock()
 	if first {
-		if err := s.registers.Check(ctx, s.keys); err != nil {
-			return err
+		s.work.Lock()
+		keys := s.keys
+		s.work.Unlock()
+		if len(keys) > 0 {
+			if err := s.registers.Check(ctx, keys); err != nil {
+				return err
+			}
 		}
 	}
 	s.work.Lock()
@@ -258,6 +266,9 @@ func (s *share) look(ctx context.Context) error {
 // pull reads the hashes that have changed. What fails of one provider is no concern of
 // the others.
 func (s *share) pull(ctx context.Context, all bool) error {
+	if len(s.providers) == 0 {
+		return nil
+	}
 	epochs, numbers, err := s.registers.Versions(ctx, s.keys)
 	if err != nil {
 		for i := range s.torn {
@@ -292,7 +303,10 @@ func (s *share) read(ctx context.Context, i int) error {
 		s.log.Warn("shared rate levels that cannot be read are left out", "provider", provider, "count", bad)
 	}
 	s.bad[i] = bad
-	if err := s.merge(provider, records); err != nil {
+	switch err := s.merge(provider, records); {
+	case errors.Is(err, rate.ErrUnknownProvider):
+		return nil // declared no more, and about to be left out
+	case err != nil:
 		return err
 	}
 	lost := seen.epoch != "" && (epoch != seen.epoch || number < seen.number)
@@ -308,6 +322,9 @@ func (s *share) read(ctx context.Context, i int) error {
 // restate makes the next commit tell all that the registers do not hold.
 func (s *share) restate(provider string, registers map[string]string) error {
 	known, err := s.coordinator.Records(provider)
+	if errors.Is(err, rate.ErrUnknownProvider) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -340,7 +357,7 @@ func (s *share) commit(ctx context.Context, providers ...string) error {
 	s.mu.Unlock()
 	select {
 	case <-c.done:
-		return c.err(s.providers, providers)
+		return c.err(providers)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -358,9 +375,9 @@ func (s *share) commitAll() {
 			return
 		}
 		s.work.Lock()
-		c.errs = s.push(s.ctx)
+		c.of, c.errs = s.providers, s.push(s.ctx)
 		s.work.Unlock()
-		if err := c.err(s.providers, nil); err != nil && s.ctx.Err() == nil {
+		if err := c.err(nil); err != nil && s.ctx.Err() == nil {
 			s.note(err)
 		}
 		close(c.done)
@@ -383,6 +400,9 @@ func (s *share) pushOne(ctx context.Context, i int) error {
 	provider := s.providers[i]
 	for {
 		changes, err := s.coordinator.Changes(provider, shareBatch)
+		if errors.Is(err, rate.ErrUnknownProvider) {
+			return nil // declared no more, and about to be left out
+		}
 		if err != nil || len(changes) == 0 {
 			return err
 		}
@@ -435,10 +455,7 @@ func (s *share) merge(provider string, records []rate.Record) error {
 // tell tells the followers of what others have changed. What fails is told again
 // after the next look.
 func (s *share) tell() {
-	s.mu.Lock()
-	followers := s.followers
-	s.mu.Unlock()
-	for _, provider := range s.providers {
+	for _, provider := range s.names() {
 		s.work.Lock()
 		due := s.untold[provider]
 		delete(s.untold, provider)
@@ -446,13 +463,11 @@ func (s *share) tell() {
 		if !due {
 			continue
 		}
-		for _, f := range followers {
-			if err := f(provider); err != nil {
-				s.log.Debug("change from another process not announced", "provider", provider, "err", err)
-				s.work.Lock()
-				s.untold[provider] = true
-				s.work.Unlock()
-			}
+		if err := s.followers.tell(provider); err != nil {
+			s.log.Debug("change from another process not announced", "provider", provider, "err", err)
+			s.work.Lock()
+			s.untold[provider] = true
+			s.work.Unlock()
 		}
 	}
 }

@@ -80,6 +80,13 @@ type Sources struct {
 	// Flows and Rates return values that encode as JSON. A nil Rates shows none.
 	Flows func() any
 	Rates func() any
+	// Config returns what is told of the file beside the flows, by key; nil tells nothing.
+	Config func() map[string]any
+	// Reload loads the file again and returns what came of it, a value that encodes as
+	// JSON. Its error is ErrInvalid, wrapped, where the file cannot be used and nothing has
+	// changed, ErrUnavailable where the process is ending, and else that of a reload which
+	// failed. Nil where there is no file to load.
+	Reload func(ctx context.Context) (result any, err error)
 	// DeadLetters returns the newest n dead letters of each flow, newest first; of
 	// one flow only, when its name is not empty. It returns ErrNotFound, wrapped, for
 	// a flow that is not there, as the next two do also for a dead letter.
@@ -172,9 +179,8 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.sources.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.HandleFunc("GET /flows", func(w http.ResponseWriter, _ *http.Request) {
-		s.reply(w, http.StatusOK, map[string]any{"flows": s.sources.Flows()})
-	})
+	mux.HandleFunc("GET /flows", s.flows)
+	mux.HandleFunc("POST /reload", s.operators(s.reload))
 	mux.HandleFunc("GET /rates", s.rates)
 	mux.HandleFunc("GET /dlq", s.operators(s.deadLetters))
 	mux.HandleFunc("DELETE /dlq/{flow}/{id}", s.operators(s.removeDeadLetter))
@@ -199,7 +205,7 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 		"GET  /rates/{provider}\nPOST /rates/{provider}/acquire\nPOST /rates/{provider}/report\n"+
 		"POST /rates/{provider}/cooldown\nDELETE /rates/{provider}/cooldowns/{scope}\n"+
 		"POST /rates/{provider}/override\nDELETE /rates/{provider}/override\n"+
-		"DELETE /rates/{provider}/coordinators/{id}\nPOST /ingest/{stream}\n")
+		"DELETE /rates/{provider}/coordinators/{id}\nPOST /ingest/{stream}\nPOST /reload\n")
 }
 
 // reply writes v as JSON. The client may be gone: there is no one to tell then.

@@ -31,6 +31,7 @@ type desk struct {
 	removed []string
 	missing bool // of dead letters
 	pacer   *scripted
+	reload  error
 	log     bytes.Buffer
 	server  *Server
 }
@@ -48,6 +49,8 @@ func open(t *testing.T, config Config) *desk {
 		Ready:    func() Readiness { return d.ready },
 		Flows:    func() any { return []string{"feedback"} },
 		Rates:    func() any { return []string{"ibkr"} },
+		Config:   func() map[string]any { return map[string]any{"generation": 3} },
+		Reload:   func(context.Context) (any, error) { return map[string]string{"result": "told"}, d.reload },
 		DeadLetters: func(_ context.Context, flow string, n int) ([]FlowDeadLetters, error) {
 			if flow == "none" {
 				return nil, fmt.Errorf("flow: %w", ErrNotFound)

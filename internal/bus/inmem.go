@@ -217,6 +217,9 @@ func (m *InMemory) stream(name string) *memStream {
 // remove takes a group off its stream. The caller holds mu.
 func (m *InMemory) remove(g *memGroup) {
 	s := m.streams[g.stream]
+	if s == nil {
+		return // it has left before
+	}
 	s.groups = slices.DeleteFunc(s.groups, func(other *memGroup) bool { return other == g })
 	if len(s.groups) == 0 && s.letters == nil {
 		delete(m.streams, g.stream)

@@ -138,7 +138,8 @@ func (g *memGroup) read(ctx context.Context, s *memSubscriber) (*memReader, erro
 func (r *memReader) drain() { r.stopOnce.Do(func() { close(r.stop) }) }
 
 // run waits for the end of the subscription and drains it: what is queued is
-// run, for as long as the drain timeout allows.
+// run, for as long as the drain timeout allows, or left to another subscriber of the
+// group where one is open.
 func (r *memReader) run(ctx context.Context) {
 	defer close(r.done)
 	select {
@@ -149,10 +150,11 @@ func (r *memReader) run(ctx context.Context) {
 	bus.mu.Lock()
 	r.drains = true
 	r.owner.end()
+	handOn := !g.refuses() // another subscriber is open, and will run what is queued
 	bus.mu.Unlock()
 
 	limit := time.AfterFunc(bus.drainTimeout, r.cancel)
-	left := r.lanes.closeAll(true)
+	left := r.lanes.closeAll(!handOn)
 	limit.Stop()
 	r.cancel() // nobody holds a message any more, or all time is up
 	close(r.out)
@@ -166,7 +168,7 @@ func (r *memReader) run(ctx context.Context) {
 	dropped := g.dropUnused()
 	bus.mu.Unlock()
 	g.release(dropped)
-	if len(left) > 0 {
+	if len(left) > 0 && !handOn {
 		bus.log.Warn("subscription ended with events unhandled",
 			"stream", g.stream, "group", g.name, "unhandled", len(left))
 	}
@@ -211,7 +213,8 @@ var _ message.Subscriber = (*memSubscriber)(nil)
 //
 // When ctx ends, or on Close, what is queued is handled for up to the drain
 // timeout, and the channel is closed. The group takes no more events from then
-// on, unless another subscriber of it is open to read them. What is left waits
+// on, unless another subscriber of it is open to read them: then only what is in
+// flight is waited for. What is left waits
 // for the next Subscribe on the group, and is lost with its last subscriber. The
 // messages' contexts do not end with ctx.
 func (s *memSubscriber) Subscribe(ctx context.Context, _ string) (<-chan *message.Message, error) {
@@ -264,6 +267,19 @@ func (s *memSubscriber) Close() error {
 		<-r.done
 	}
 	return nil
+}
+
+// Leave takes the group off its stream: what is published from now on is not for it,
+// and nobody is refused because it ends. What it has is handled as ever. It does nothing
+// where another subscriber of the group is open. To be called before Close.
+func (s *memSubscriber) Leave() {
+	bus := s.group.bus
+	bus.mu.Lock()
+	defer bus.mu.Unlock()
+	if s.group.open == 1 && !s.closed {
+		bus.remove(s.group)
+		s.group.wake()
+	}
 }
 
 // start notes that a subscription begins. The caller holds mu.

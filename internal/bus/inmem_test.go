@@ -564,8 +564,8 @@ func TestInMemoryOneReader(t *testing.T) {
 	})
 }
 
-// What comes while a subscription drains is the next one's, so that a drain
-// ends under load too.
+// What is queued and what comes while a subscription drains is the next one's, so
+// that a drain is short under load too.
 func TestInMemoryHandover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := openInMemory(t, InMemoryConfig{})
@@ -578,21 +578,47 @@ func TestInMemoryHandover(t *testing.T) {
 		synctest.Wait()
 		publish(t, m, "s", textMessage("c", "{}"))
 		held.Ack()
-		if msg := <-messages; msg.UUID != "b" {
-			t.Errorf("%s came, want b", msg.UUID)
-		} else {
-			msg.Ack()
-		}
 		if msg, open := <-messages; open {
 			t.Errorf("%s came to the subscription that drains", msg.UUID)
 		}
 		if err := <-closed; err != nil {
 			t.Error(err)
 		}
-		if msg := <-subscribe(t, second); msg.UUID != "c" {
-			t.Errorf("%s came, want c", msg.UUID)
+		messages = subscribe(t, second)
+		for _, want := range []string{"b", "c"} {
+			if msg := <-messages; msg.UUID != want {
+				t.Errorf("%s came, want %s", msg.UUID, want)
+			} else {
+				msg.Ack()
+			}
+		}
+	})
+}
+
+// A group that has left its stream handles what it has, and refuses nobody.
+func TestInMemoryLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := openInMemory(t, InMemoryConfig{})
+		sub := subscriber(t, m, "s", "g", 1)
+		messages := subscribe(t, sub)
+		publish(t, m, "s", textMessage("a", "{}"), textMessage("b", "{}"))
+		held := <-messages
+		sub.(*memSubscriber).Leave()
+		closed := make(chan error)
+		go func() { closed <- sub.Close() }()
+		synctest.Wait()
+		publish(t, m, "s", textMessage("c", "{}"))
+		held.Ack()
+		if msg := <-messages; msg.UUID != "b" {
+			t.Errorf("%s came, want b", msg.UUID)
 		} else {
 			msg.Ack()
+		}
+		if msg, open := <-messages; open {
+			t.Errorf("%s came after the group had left", msg.UUID)
+		}
+		if err := <-closed; err != nil || !m.Idle() || m.Unhandled() != 0 {
+			t.Errorf("%v, idle %v, %d unhandled", err, m.Idle(), m.Unhandled())
 		}
 	})
 }

@@ -31,6 +31,9 @@ type redisSubscriber struct {
 	mu     sync.Mutex
 	subs   map[*subscription]struct{}
 	closed bool
+	former *redisSubscriber // whose place it takes; nil once it has
+	heir   bool             // another takes its place
+	left   *identity        // what its consumer was, for the heir
 }
 
 var _ message.Subscriber = (*redisSubscriber)(nil)
@@ -55,6 +58,12 @@ func (s *redisSubscriber) Subscribe(ctx context.Context, _ string) (<-chan *mess
 		return nil, fmt.Errorf("subscribe to %s, group %s: %w", s.stream, s.group, ErrClosed)
 	}
 	sub := newSubscription(ctx, s)
+	if s.former != nil {
+		if who := s.former.bequeath(); who != nil {
+			sub.who.assume(*who)
+		}
+		s.former = nil
+	}
 	if !s.redis.add(sub) {
 		sub.stop()
 		sub.run() // ends what newSubscription started
@@ -84,13 +93,14 @@ func (s *redisSubscriber) Close() error {
 	for _, sub := range subs {
 		<-sub.done
 	}
-	return nil
+	return s.forgo()
 }
 
 // subscription is one consumer of a group: a reader that takes new entries, lanes that hand them to the router, acks
 // that acknowledge them, and a keeper that keeps the consumer's lease and looks after the entries of dead consumers.
 type subscription struct {
 	redis  *Redis
+	from   *redisSubscriber
 	stream string
 	log    *slog.Logger
 	out    chan *message.Message
@@ -128,7 +138,7 @@ func newSubscription(ctx context.Context, from *redisSubscriber) *subscription {
 	r := from.redis
 	log := r.log.With("stream", from.stream, "group", from.group)
 	s := &subscription{
-		redis: r, stream: from.stream, log: log, out: make(chan *message.Message), began: time.Now(),
+		redis: r, from: from, stream: from.stream, log: log, out: make(chan *message.Message), began: time.Now(),
 		done: make(chan struct{}), decoder: event.Decoder{MaxSize: int(r.cfg.MaxEventSize)},
 		flight: newFlight(r.cfg.MaxInFlight), reads: r.dial(true), owning: make(chan struct{}, 1), health: newHealth(log),
 	}
@@ -214,7 +224,7 @@ func (s *subscription) finish(left []delivery, letGo func()) {
 		err = s.giveBack(ctx, left)
 	}
 	letGo()
-	if err == nil && held == 0 {
+	if held == 0 && !s.from.keepFor(s.who) && err == nil {
 		err = s.who.release(ctx)
 	}
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -167,10 +169,21 @@ func (c ProviderConfig) Validate() error {
 // Coordinator paces the use of providers. All methods are safe for concurrent
 // use. It starts no goroutine and needs no closing.
 type Coordinator struct {
-	clock     Clock
+	clock    Clock
+	folding  Folding
+	skew     time.Duration // Config.MaxFutureSkew, or its default
+	watchers *watchers
+	roster   atomic.Pointer[roster]
+
+	configure sync.Mutex // held while the roster changes, and what holds for all of it
+	held      bool
+	journals  bool
+}
+
+// roster are the providers that there are. It is never changed, only replaced.
+type roster struct {
 	providers []*provider
 	byName    map[string]*provider
-	watchers  *watchers
 }
 
 // NewCoordinator returns a coordinator whose providers are at level ok with
@@ -178,49 +191,56 @@ type Coordinator struct {
 func NewCoordinator(config Config) (*Coordinator, error) {
 	c := &Coordinator{
 		clock:    config.Clock,
-		byName:   make(map[string]*provider, len(config.Providers)),
+		folding:  config.Folding,
+		skew:     cmp.Or(config.MaxFutureSkew, DefaultMaxFutureSkew),
 		watchers: &watchers{all: make(map[*watcher]struct{})},
 	}
 	if c.clock == nil {
 		c.clock = systemClock{}
 	}
 	var errs []error
-	skew := cmp.Or(config.MaxFutureSkew, DefaultMaxFutureSkew)
 	if f := config.Folding; f.Older < 0 || f.Within < 0 {
 		errs = append(errs, fmt.Errorf("folding: %v and %v must not be negative", f.Older, f.Within))
 	}
-	if skew < 0 {
-		errs = append(errs, fmt.Errorf("max_future_skew %v must not be negative", skew))
+	if c.skew < 0 {
+		errs = append(errs, fmt.Errorf("max_future_skew %v must not be negative", c.skew))
 	}
-	start := c.clock.Now()
-	for i, pc := range config.Providers {
-		if err := pc.Validate(); err != nil {
-			errs = append(errs, fmt.Errorf("provider %q: %w", pc.Name, err))
-			continue
-		}
-		if c.byName[pc.Name] != nil {
-			errs = append(errs, fmt.Errorf("provider %q is declared twice", pc.Name))
-			continue
-		}
-		pc.MaxFutureSkew = cmp.Or(pc.MaxFutureSkew, skew)
-		p := newProvider(i, pc.withDefaults(), c.clock, start, c.watchers)
-		p.folding = config.Folding
-		c.providers = append(c.providers, p)
-		c.byName[pc.Name] = p
-	}
+	errs = append(errs, validateProviders(config.Providers))
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	c.roster.Store(&roster{})
+	c.setProviders(config.Providers)
 	return c, nil
 }
 
+// validateProviders reports everything that is wrong with a list of providers.
+func validateProviders(configs []ProviderConfig) error {
+	var errs []error
+	known := make(map[string]bool, len(configs))
+	for _, pc := range configs {
+		switch err := pc.Validate(); {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("provider %q: %w", pc.Name, err))
+		case known[pc.Name]:
+			errs = append(errs, fmt.Errorf("provider %q is declared twice", pc.Name))
+		default:
+			known[pc.Name] = true
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func (c *Coordinator) provider(name string) (*provider, error) {
-	p, ok := c.byName[name]
+	p, ok := c.roster.Load().byName[name]
 	if !ok {
 		return nil, fmt.Errorf("%w %q", ErrUnknownProvider, name)
 	}
 	return p, nil
 }
+
+// providers are those that there are now, in the order of the configuration.
+func (c *Coordinator) providers() []*provider { return c.roster.Load().providers }
 
 // Acquire takes n tokens, waiting for them in the order of the calls. It
 // returns at once with ErrUnknownProvider, or ErrTokens when n is not positive
@@ -232,9 +252,6 @@ func (c *Coordinator) provider(name string) (*provider, error) {
 func (c *Coordinator) Acquire(ctx context.Context, provider string, n int) error {
 	p, err := c.provider(provider)
 	if err != nil {
-		return err
-	}
-	if err := p.check(n); err != nil {
 		return err
 	}
 	return p.acquire(ctx, n)
@@ -249,9 +266,6 @@ func (c *Coordinator) TryAcquire(provider string, n int) (ok bool, retryAfter ti
 	if err != nil {
 		return false, 0, err
 	}
-	if err := p.check(n); err != nil {
-		return false, 0, err
-	}
 	return p.tryAcquire(n)
 }
 
@@ -261,9 +275,6 @@ func (c *Coordinator) TryAcquire(provider string, n int) (ok bool, retryAfter ti
 func (c *Coordinator) RetryAfter(provider string, n int) (time.Duration, error) {
 	p, err := c.provider(provider)
 	if err != nil {
-		return 0, err
-	}
-	if err := p.check(n); err != nil {
 		return 0, err
 	}
 	return p.retryAfter(n)
@@ -482,8 +493,9 @@ func (c *Coordinator) State(provider string) (State, error) {
 
 // States returns every provider's state in the order of the configuration.
 func (c *Coordinator) States() []State {
-	states := make([]State, len(c.providers))
-	for i, p := range c.providers {
+	providers := c.providers()
+	states := make([]State, len(providers))
+	for i, p := range providers {
 		states[i] = p.snapshot()
 	}
 	return states

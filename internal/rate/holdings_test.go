@@ -296,7 +296,7 @@ func TestManyCoordinators(t *testing.T) {
 		t.Run(aggregate.String(), func(t *testing.T) {
 			clock := newStillClock()
 			c := newTestCoordinator(t, clock, ProviderConfig{Rate: 60, Aggregate: aggregate})
-			p := c.byName["p"]
+			p := c.roster.Load().byName["p"]
 			rnd := rand.New(rand.NewPCG(3, 4))
 			worst, hards := OK, 0
 			for i := range coordinators {
@@ -372,7 +372,7 @@ func TestForget(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if h := c.byName["p"].holdings; len(h.gone) != 2 || h.goneLog.Len() != 2 {
+	if h := c.roster.Load().byName["p"].holdings; len(h.gone) != 2 || h.goneLog.Len() != 2 {
 		t.Errorf("%d and %d forgotten ones remembered, want 2", len(h.gone), h.goneLog.Len())
 	}
 }

@@ -17,7 +17,6 @@ import (
 // does at that instant, whether the timer or a caller came first.
 type provider struct {
 	name     string
-	index    int // in the coordinator's order
 	config   ProviderConfig
 	clock    Clock
 	start    time.Time // the bucket's time zero
@@ -36,6 +35,7 @@ type provider struct {
 	folding     Folding
 	foldEnd     time.Duration // when folded events take effect; noAlarm when there are none
 	onHold      bool          // nothing is granted
+	retired     bool          // declared no more
 
 	queue  list.List // of *waiter, first come first
 	demand uint64    // tokens the queue waits for
@@ -71,10 +71,9 @@ const (
 	maxAlarm time.Duration = 1 << 61
 )
 
-func newProvider(index int, config ProviderConfig, clock Clock, start time.Time, w *watchers) *provider {
+func newProvider(config ProviderConfig, clock Clock, start time.Time, w *watchers) *provider {
 	p := &provider{
 		name:     config.Name,
-		index:    index,
 		config:   config,
 		clock:    clock,
 		start:    start,
@@ -94,6 +93,9 @@ func newProvider(index int, config ProviderConfig, clock Clock, start time.Time,
 
 // check refuses a number of tokens that can never be granted.
 func (p *provider) check(n int) error {
+	if p.retired {
+		return fmt.Errorf("%w %q", ErrUnknownProvider, p.name)
+	}
 	if n <= 0 {
 		return fmt.Errorf("%w: %d must be positive", ErrTokens, n)
 	}
@@ -110,6 +112,11 @@ func (p *provider) acquire(ctx context.Context, n int) error {
 	p.mu.Lock()
 	now := p.clock.Now()
 	at := p.advance(now)
+	if err := p.check(n); err != nil {
+		p.arm(now)
+		p.mu.Unlock()
+		return err
+	}
 	if err := p.refusal(at); err != nil {
 		p.denied++
 		p.arm(now)
@@ -168,6 +175,9 @@ func (p *provider) tryAcquire(n int) (bool, time.Duration, error) {
 	now := p.clock.Now()
 	at := p.advance(now)
 	defer p.arm(now)
+	if err := p.check(n); err != nil {
+		return false, 0, err
+	}
 	if refused := p.refusal(at); refused != nil {
 		p.denied++
 		return false, refused.RetryAfter, refused
@@ -188,6 +198,9 @@ func (p *provider) retryAfter(n int) (time.Duration, error) {
 	now := p.clock.Now()
 	at := p.advance(now)
 	defer p.arm(now)
+	if err := p.check(n); err != nil {
+		return 0, err
+	}
 	if refused := p.refusal(at); refused != nil {
 		return refused.RetryAfter, refused
 	}
@@ -301,6 +314,9 @@ func (p *provider) apply(a Adjustment) (Result, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.clock.Now()
+	if p.retired {
+		return Result{}, fmt.Errorf("%w %q", ErrUnknownProvider, p.name)
+	}
 	if a.Time.Sub(now) > p.config.MaxFutureSkew {
 		return Result{}, fmt.Errorf("%w: more than %v ahead", ErrFuture, p.config.MaxFutureSkew)
 	}
@@ -327,12 +343,17 @@ func (p *provider) setPolicy(policy Policy) Result {
 	now := p.clock.Now()
 	at := p.advance(now)
 	defer p.arm(now)
+	p.adopt(policy, now)
+	changed := p.evaluate(at)
+	return Result{State: p.state(now), Changed: changed}
+}
+
+// adopt makes a policy the provider's, whatever events from before now say.
+func (p *provider) adopt(policy Policy, now time.Time) {
 	p.policy = policy
 	if wall := now.UTC().Round(0); p.policySince.Before(wall) {
 		p.policySince = wall // events from before the change may still be on their way
 	}
-	changed := p.evaluate(at)
-	return Result{State: p.state(now), Changed: changed}
 }
 
 func (p *provider) forget(coordinator string) bool {
@@ -467,7 +488,7 @@ func (p *provider) announce(at time.Duration) (changed bool) {
 		return false
 	}
 	p.current = next
-	p.watchers.mark(p.index)
+	p.watchers.mark(p)
 	return true
 }
 

@@ -20,28 +20,37 @@ type Folding struct{ Older, Within time.Duration }
 // Hold makes every Acquire wait, and TryAcquire grant nothing, until Release: what
 // a provider may grant is not known before its levels have been restored.
 func (c *Coordinator) Hold() {
-	for _, p := range c.providers {
+	c.configure.Lock()
+	defer c.configure.Unlock()
+	c.held = true
+	for _, p := range c.providers() {
 		p.hold()
 	}
 }
 
 // Release ends a Hold. Who waits is served in the order of the calls.
 func (c *Coordinator) Release() {
-	for _, p := range c.providers {
+	c.configure.Lock()
+	defer c.configure.Unlock()
+	c.held = false
+	for _, p := range c.providers() {
 		p.release()
 	}
 }
 
 // Settle lets folded events take effect now.
 func (c *Coordinator) Settle() {
-	for _, p := range c.providers {
+	for _, p := range c.providers() {
 		p.settle()
 	}
 }
 
 // Journal begins to note what changes, for Changes to return.
 func (c *Coordinator) Journal() {
-	for _, p := range c.providers {
+	c.configure.Lock()
+	defer c.configure.Unlock()
+	c.journals = true
+	for _, p := range c.providers() {
 		p.mu.Lock()
 		p.holdings.keepJournal()
 		p.mu.Unlock()
@@ -63,7 +72,7 @@ func (c *Coordinator) Changes(provider string, n int) ([]Record, error) {
 
 // Changed reports whether Changes would return anything of any provider.
 func (c *Coordinator) Changed() bool {
-	for _, p := range c.providers {
+	for _, p := range c.providers() {
 		p.mu.Lock()
 		j := p.holdings.journal
 		changed := j != nil && len(j.changed)+len(j.dropped) > 0

@@ -13,11 +13,11 @@ import (
 // state, so a slow loop holds nobody up. It starts no goroutine.
 func (c *Coordinator) Watch(ctx context.Context) iter.Seq[State] {
 	return func(yield func(State) bool) {
-		w := c.watchers.add(len(c.providers))
+		w := c.watchers.add()
 		defer c.watchers.remove(w)
 		for {
-			for i, p := range c.providers {
-				if !c.watchers.take(w, i) {
+			for _, p := range c.providers() {
+				if !c.watchers.take(w, p) {
 					continue
 				}
 				if ctx.Err() != nil || !w.offer(p, yield) {
@@ -33,20 +33,20 @@ func (c *Coordinator) Watch(ctx context.Context) iter.Seq[State] {
 	}
 }
 
-// watcher is one running Watch. All slices go by the provider's index.
+// watcher is one running Watch.
 type watcher struct {
-	changed []bool        // guarded by watchers.mu
-	signal  chan struct{} // holds one when something has changed since the last look
-	seen    []*announced  // what was last yielded
+	looked map[*provider]struct{}   // guarded by watchers.mu: those that have not changed since they were looked at
+	signal chan struct{}            // holds one when something has changed since the last look
+	seen   map[*provider]*announced // what was last yielded
 }
 
 // offer yields a provider's state unless it is back to what was last yielded.
 func (w *watcher) offer(p *provider, yield func(State) bool) bool {
 	s, now := p.observe()
-	if last := w.seen[p.index]; last != nil && *last == now {
+	if last := w.seen[p]; last != nil && *last == now {
 		return true
 	}
-	w.seen[p.index] = &now
+	w.seen[p] = &now
 	return yield(s)
 }
 
@@ -57,15 +57,12 @@ type watchers struct {
 	all map[*watcher]struct{}
 }
 
-// add starts a watcher that has yet to look at each of n providers.
-func (ws *watchers) add(n int) *watcher {
+// add starts a watcher that has yet to look at each provider.
+func (ws *watchers) add() *watcher {
 	w := &watcher{
-		changed: make([]bool, n),
-		signal:  make(chan struct{}, 1),
-		seen:    make([]*announced, n),
-	}
-	for i := range w.changed {
-		w.changed[i] = true
+		looked: make(map[*provider]struct{}),
+		signal: make(chan struct{}, 1),
+		seen:   make(map[*provider]*announced),
 	}
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
@@ -80,11 +77,11 @@ func (ws *watchers) remove(w *watcher) {
 }
 
 // mark tells every watcher that a provider has changed. It never blocks.
-func (ws *watchers) mark(index int) {
+func (ws *watchers) mark(p *provider) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	for w := range ws.all {
-		w.changed[index] = true
+		delete(w.looked, p)
 		select {
 		case w.signal <- struct{}{}:
 		default:
@@ -93,10 +90,10 @@ func (ws *watchers) mark(index int) {
 }
 
 // take reports whether a provider has changed since it was last taken.
-func (ws *watchers) take(w *watcher, index int) bool {
+func (ws *watchers) take(w *watcher, p *provider) bool {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	changed := w.changed[index]
-	w.changed[index] = false
-	return changed
+	_, looked := w.looked[p]
+	w.looked[p] = struct{}{}
+	return !looked
 }

@@ -121,6 +121,9 @@ func TestDocumentedMetrics(t *testing.T) {
 	if _, err := NewStreams(reg); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := NewReloads(reg); err != nil {
+		t.Fatal(err)
+	}
 	descs := make(chan *prometheus.Desc)
 	go func() {
 		defer close(descs)

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,8 +43,9 @@ type Streams struct {
 
 // BusStreams are the metrics of one transport.
 type BusStreams struct {
+	all    *Streams
 	name   string
-	groups map[[2]string]*groupMetrics
+	groups atomic.Pointer[map[[2]string]*groupMetrics] // never changed, only replaced
 	read   func(ctx context.Context, key, group string) (GroupState, error)
 	up     func() error
 }
@@ -98,22 +100,31 @@ func (s *Streams) Bus(
 	name string, groups []StreamGroup,
 	read func(ctx context.Context, key, group string) (GroupState, error), up func() error,
 ) *BusStreams {
-	b := &BusStreams{name: name, groups: make(map[[2]string]*groupMetrics, len(groups)), read: read, up: up}
-	for _, g := range groups {
-		b.groups[[2]string{g.Key, g.Group}] = &groupMetrics{
-			StreamGroup: g,
-			inFlight:    s.inFlight.WithLabelValues(g.Topic, g.Group),
-			reclaimed:   s.reclaimed.WithLabelValues(g.Topic, g.Group),
-			ackFailures: s.ackFailures.WithLabelValues(g.Topic, g.Group),
-			trimmed:     s.trimmed.WithLabelValues(g.Topic, g.Group),
-			batch:       s.batch.WithLabelValues(g.Topic, g.Group),
-			handling:    s.handling.WithLabelValues(g.Topic, g.Group),
-		}
-	}
+	b := &BusStreams{all: s, name: name, read: read, up: up}
+	b.Follow(groups)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.buses = append(s.buses, b)
 	return b
+}
+
+// Follow makes the groups those given, after a new file was loaded. What is counted of
+// a group that is among them again goes on; one that is not has no state any more, and
+// its counters stay as they are.
+func (s *BusStreams) Follow(groups []StreamGroup) {
+	next := make(map[[2]string]*groupMetrics, len(groups))
+	for _, g := range groups {
+		next[[2]string{g.Key, g.Group}] = &groupMetrics{
+			StreamGroup: g,
+			inFlight:    s.all.inFlight.WithLabelValues(g.Topic, g.Group),
+			reclaimed:   s.all.reclaimed.WithLabelValues(g.Topic, g.Group),
+			ackFailures: s.all.ackFailures.WithLabelValues(g.Topic, g.Group),
+			trimmed:     s.all.trimmed.WithLabelValues(g.Topic, g.Group),
+			batch:       s.all.batch.WithLabelValues(g.Topic, g.Group),
+			handling:    s.all.handling.WithLabelValues(g.Topic, g.Group),
+		}
+	}
+	s.groups.Store(&next)
 }
 
 // Describe implements prometheus.Collector.
@@ -149,7 +160,7 @@ func (s *Streams) collect(b *BusStreams, ch chan<- prometheus.Metric) {
 	gauge(s.redisUp, 1, b.name)
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
-	for _, g := range b.groups {
+	for _, g := range *b.groups.Load() {
 		state, err := b.read(ctx, g.Key, g.Group)
 		if err != nil {
 			continue
@@ -162,9 +173,9 @@ func (s *Streams) collect(b *BusStreams, ch chan<- prometheus.Metric) {
 	}
 }
 
-// of calls report with the metrics of a group that was named with the bus.
+// of calls report with the metrics of a group that was named with the bus, or to Follow.
 func (s *BusStreams) of(key, group string, report func(*groupMetrics)) {
-	if g, ok := s.groups[[2]string{key, group}]; ok {
+	if g, ok := (*s.groups.Load())[[2]string{key, group}]; ok {
 		report(g)
 	}
 }

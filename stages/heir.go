@@ -1,0 +1,116 @@
+package stages
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// Heir is implemented by a Stage that can go on with what another of its kind knows:
+// that of the flow which it takes the place of when a new file is loaded.
+type Heir interface {
+	// Inherit takes over the state of former, a stage of the same kind whose flow has
+	// ended, and reports whether it could: not where its settings make that state mean
+	// something else. It is called before the first event.
+	Inherit(former Stage) bool
+}
+
+// Inherit hands the state of a flow's former stages on to those that take their place:
+// to each the first of its kind, in the order of the file, that it can use and no other
+// has.
+func Inherit(built, former []Named) {
+	taken := make([]bool, len(former))
+	for _, n := range built {
+		heir, ok := n.Stage.(Heir)
+		if !ok {
+			continue
+		}
+		for i, f := range former {
+			if !taken[i] && f.Kind == n.Kind && heir.Inherit(f.Stage) {
+				taken[i] = true
+				break
+			}
+		}
+	}
+}
+
+// File is a file that a stage's Config has read.
+type File struct {
+	Path string
+	// Digest tells two contents apart.
+	Digest string
+}
+
+// ReadsFiles is implemented by a Config that reads files in Validate. When one of them
+// has another content, a flow is not what it was although its own file is.
+type ReadsFiles interface{ Files() []File }
+
+// Inherit implements Heir: keys mean the same where the key setting does.
+func (s *dedupe) Inherit(former Stage) bool {
+	f, ok := former.(*dedupe)
+	if !ok || f.template != s.template {
+		return false
+	}
+	mine, ok := s.seen.(*MemoryStore)
+	theirs, too := f.seen.(*MemoryStore)
+	return ok && too && mine.inherit(theirs) == nil
+}
+
+// inherit takes over the keys of former, which is used no more, as many as fit. How
+// long each is kept is this store's ttl, from its own commit on.
+func (s *MemoryStore) inherit(former *MemoryStore) error {
+	former.mu.Lock()
+	defer former.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lru, err := simplelru.NewLRU[string, time.Time](s.capacity, nil)
+	if err != nil {
+		return fmt.Errorf("dedupe store: %w", err)
+	}
+	if former.capacity == s.capacity {
+		// A handler that outlived its flow's end may still write to the former.
+		s.done, former.done = former.done, lru
+		return nil
+	}
+	for _, key := range former.done.Keys() { // the least recently used first
+		if at, ok := former.done.Peek(key); ok {
+			lru.Add(key, at)
+		}
+	}
+	s.done = lru
+	return nil
+}
+
+// Inherit implements Heir: what was announced last still is, on the same stream.
+func (s *rateApply) Inherit(former Stage) bool {
+	f, ok := former.(*rateApply)
+	if !ok || f.config.key != s.config.key || f.config.Track != s.config.Track {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for provider, a := range f.announcers {
+		s.announcer(provider).inherit(a)
+	}
+	return true
+}
+
+func (a *announcer) inherit(former *announcer) {
+	former.mu.Lock()
+	defer former.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ever, a.known, a.scale, a.level = former.ever, former.known, former.scale, former.level
+}
+
+// Inherit implements Heir: the buckets go on where they are filled at the same rate.
+func (s *throttle) Inherit(former Stage) bool {
+	f, ok := former.(*throttle)
+	if !ok || f.config.Rate != s.config.Rate || f.config.Burst != s.config.Burst || f.config.Key != s.config.Key ||
+		f.config.Keys != s.config.Keys {
+		return false
+	}
+	s.limiter = f.limiter
+	return true
+}
