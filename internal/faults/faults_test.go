@@ -284,12 +284,14 @@ func TestKillTwentyTimes(t *testing.T) {
 
 func TestTwoConsumersOneKilled(t *testing.T) {
 	f := setUp(t)
-	f.produce(20_000)
 	a, b := f.spawn("a"), f.spawn("b")
 	f.eventually("both to work", func() bool {
+		f.produce(500)
 		n := f.oracle.MGet(context.Background(), "by:a", "by:b").Val()
 		return n[0] != nil && n[1] != nil && f.applied() >= 5000
 	})
+	f.produce(10_000)
+	f.progress()
 	f.kill(a)
 	killed := time.Now()
 	f.produce(5000)
