@@ -409,6 +409,9 @@ func (s *share) pushOne(ctx context.Context, i int) error {
 		if err := s.raise(ctx, i, changes); err != nil {
 			return fmt.Errorf("share levels of provider %q: %w", provider, firstOf(err, s.coordinator.PutBack(provider, changes)))
 		}
+		if len(changes) < shareBatch {
+			return nil // what has changed since is the next push's, or this one might never end
+		}
 	}
 }
 
