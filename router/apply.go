@@ -81,7 +81,8 @@ func (p *Plan) find(name string) (FlowPlan, bool) {
 // then the old ones are drained, between is called with the plan that is to run, and the
 // new ones are started. One that takes the place of another on its stream and group is
 // the same consumer, and what is queued for it is not lost; its stages inherit what those
-// of the flow of its name, or else of its stream and group, know (stages.Heir).
+// of the flow of its stream and group, or else of its name on that stream, know
+// (stages.Heir).
 //
 // With an error the plan from before runs on. It is a BuildError when nothing was
 // touched. When flows had been ended by then it is a
@@ -255,19 +256,25 @@ func (s *swap) rollBack(before *Plan, next []*flow, cause error) error {
 	return errors.Join(cause, fmt.Errorf("go back to the plan from before: %w", err))
 }
 
-// inherit takes over what is known of the flow that f takes the place of.
+// inherit takes over what is known of the flow that f takes the place of: the one that
+// read the same in the same group, or else that of its name on the same stream. Of another
+// stream's events f must not believe that it has seen them: ids are a stream's own.
 func (f *flow) inherit(former []*flow) {
-	var known []stages.Named
+	var known, named []stages.Named
 	for _, o := range former {
-		if o.plan.Name == f.plan.Name {
+		same := o.plan.Name == f.plan.Name
+		if same {
 			f.counts = o.counts
+		}
+		switch {
+		case inPlaceOf(f, []*flow{o}) != nil:
 			known = append(known, o.stages...)
+		case same && o.plan.Bus == f.plan.Bus && o.plan.StreamKey == f.plan.StreamKey:
+			named = append(named, o.stages...)
 		}
 	}
-	if known == nil { // it may have had another name
-		if o := inPlaceOf(f, former); o != nil {
-			known = o.stages
-		}
+	if known == nil {
+		known = named
 	}
 	stages.Inherit(f.stages, known)
 }
