@@ -2,6 +2,7 @@ package app
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -190,8 +191,8 @@ func expand(args []string) ([]string, flows.Diagnostics) {
 	)
 	for _, arg := range args {
 		found, err := expandOne(arg)
-		if err != nil {
-			d.Errorf(flows.Position{File: arg}, "%v", err)
+		for _, fault := range faultsOf(err) {
+			d.Errorf(flows.Position{File: arg}, "%v", fault)
 		}
 		for _, path := range found {
 			if path = filepath.Clean(path); !slices.Contains(paths, path) {
@@ -200,6 +201,18 @@ func expand(args []string) ([]string, flows.Diagnostics) {
 		}
 	}
 	return paths, d
+}
+
+// faultsOf takes joined errors apart.
+func faultsOf(err error) []error {
+	var joined interface{ Unwrap() []error }
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &joined):
+		return joined.Unwrap()
+	}
+	return []error{err}
 }
 
 func expandOne(arg string) ([]string, error) {
@@ -219,29 +232,42 @@ func expandOne(arg string) ([]string, error) {
 	if len(matches) == 0 {
 		return nil, fmt.Errorf("the pattern matches no file")
 	}
-	var paths []string
+	var (
+		paths  []string
+		faults []error
+	)
 	for _, match := range matches {
-		if info, err := os.Stat(match); err != nil || !info.IsDir() {
+		info, err := os.Stat(match)
+		switch {
+		case err != nil || info.Mode().IsRegular():
 			paths = append(paths, match)
-			continue
+		case info.IsDir():
+			found, err := filesIn(match)
+			paths = append(paths, found...)
+			for _, fault := range faultsOf(err) {
+				faults = append(faults, fmt.Errorf("%s: %w", match, fault))
+			}
 		}
-		found, err := filesIn(match)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", match, err)
-		}
-		paths = append(paths, found...)
 	}
-	return paths, nil
+	if len(paths) == 0 && len(faults) == 0 {
+		return nil, errors.New("the pattern matches no file")
+	}
+	return paths, errors.Join(faults...)
 }
 
-// filesIn lists the YAML files of a directory and of those in it, by name.
+// filesIn lists the YAML files of a directory and of those in it, by name. What cannot
+// be read is an error beside the files that were found.
 func filesIn(dir string) ([]string, error) {
-	var paths []string
+	var (
+		paths  []string
+		faults []error
+	)
 	// The separator makes a link to a directory that directory.
 	root := filepath.Clean(dir) + string(filepath.Separator)
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+	_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
-			return err
+			faults = append(faults, err)
+			return nil
 		}
 		hidden := strings.HasPrefix(entry.Name(), ".") && path != root
 		switch ext := filepath.Ext(path); {
@@ -250,16 +276,16 @@ func filesIn(dir string) ([]string, error) {
 		case hidden || entry.IsDir() || ext != ".yaml" && ext != ".yml":
 			return nil
 		}
-		if info, err := os.Stat(path); err == nil && info.IsDir() {
-			return nil // a link to one
+		if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+			return nil // a link to a directory, or a pipe, whose reader would wait
 		}
 		paths = append(paths, path)
 		return nil
 	})
-	if err == nil && len(paths) == 0 {
-		err = fmt.Errorf("no *.yaml or *.yml file is in it")
+	if len(faults) == 0 && len(paths) == 0 {
+		faults = append(faults, errors.New("no *.yaml or *.yml file is in it"))
 	}
-	return paths, err
+	return paths, errors.Join(faults...)
 }
 
 // jsonDiagnostic is a diagnostic as --format json prints it. Line and column are 0

@@ -106,6 +106,48 @@ func TestCheckFollowsLinks(t *testing.T) {
 // twice declares a key twice, which has a related place.
 const twice = "version: 1\nversion: 1\nregistry: {enabled: true, 100%: 1}\nflows: {}\n"
 
+// A socket or a pipe is no file of flows: reading it would fail, or wait for ever.
+func TestCheckLeavesOutWhatIsNoFile(t *testing.T) {
+	tree(t, map[string]string{"env/a.yaml": minimal, "env/empty/notes.txt": ""})
+	l, err := net.Listen("unix", "env/socket.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	for _, tt := range []struct {
+		arg           string
+		status        int
+		right, stderr string
+	}{
+		{"env", exitOK, "env/a.yaml: ok", ""},
+		{"env/*.yaml", exitOK, "env/a.yaml: ok", ""},
+		{"env/sock*", exitConfig, "", "the pattern matches no file"},
+		{"env/*", exitConfig, "env/a.yaml: ok", "env/empty: no *.yaml or *.yml file is in it"},
+	} {
+		status, stdout, stderr := invoke(t, nil, "", "check", tt.arg)
+		if status != tt.status || !strings.Contains(stdout, tt.right) || !strings.Contains(stderr, tt.stderr) ||
+			strings.Contains(stderr, "socket") {
+			t.Errorf("%s: status %d, want %d\n%s%s", tt.arg, status, tt.status, stdout, stderr)
+		}
+	}
+}
+
+// What cannot be read hides nothing that can.
+func TestCheckGoesOnBehindAnUnreadableDirectory(t *testing.T) {
+	tree(t, map[string]string{"a.yaml": minimal, "b/locked.yaml": minimal, "c.yaml": minimal})
+	if err := os.Chmod("b", 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Chmod("b", 0o700) }) //nolint:gosec // a directory, to be removed
+	if _, err := os.ReadDir("b"); err == nil {
+		t.Skip("this user may read every directory")
+	}
+	status, stdout, stderr := invoke(t, nil, "", "check", ".")
+	if status != exitConfig || !strings.Contains(stdout, "c.yaml: ok") || !strings.Contains(stderr, "permission denied") {
+		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	}
+}
+
 func TestCheckFormats(t *testing.T) {
 	tree(t, map[string]string{"a,b.yaml": twice})
 	status, out, errs := invoke(t, nil, "", "check", "--format", "json", "a,b.yaml", "gone.yaml")
