@@ -154,7 +154,7 @@ func (r *memReader) run(ctx context.Context) {
 	bus.mu.Unlock()
 
 	limit := time.AfterFunc(bus.drainTimeout, r.cancel)
-	left := r.lanes.closeAll(!handOn)
+	left := r.lanes.close(!handOn)
 	limit.Stop()
 	r.cancel() // nobody holds a message any more, or all time is up
 	close(r.out)

@@ -76,14 +76,9 @@ type lane struct {
 	wake  chan struct{} // one token when the queue stops being empty
 }
 
-// newLanes starts n lanes (at least one) that deliver to out. base is the parent
-// of each message's context; cancelling it makes every lane give up at once,
-// whatever is in flight. settled runs in the lane's goroutine, for events of one
-// lane one at a time, and must not block for long.
-func newLanes(base context.Context, n int, out chan<- *message.Message, settled func(*event.Event)) *lanes {
-	return startLanes(laneConfig{base: base, n: n, out: out, settled: settled})
-}
-
+// startLanes starts the lanes. Cancelling the base makes every lane give up at once,
+// whatever is in flight. settled runs in the lane's goroutine, for events of one lane
+// one at a time, and must not block for long.
 func startLanes(cfg laneConfig) *lanes {
 	l := &lanes{
 		laneConfig: cfg, seed: maphash.MakeSeed(), lanes: make([]*lane, max(cfg.n, 1)),
@@ -100,12 +95,9 @@ func startLanes(cfg laneConfig) *lanes {
 	return l
 }
 
-// dispatch queues e in the lane of its order key. Events without one go to the
+// enqueue queues an event in the lane of its order key. Events without one go to the
 // lane their entry ID hashes to, so they spread and are not ordered. It never
 // blocks. It must not be called once close has been.
-func (l *lanes) dispatch(e *event.Event) { l.enqueue(delivery{event: e}) }
-
-// enqueue is dispatch for an event whose message carries metadata.
 func (l *lanes) enqueue(d delivery) {
 	ln := l.lanes[0]
 	if len(l.lanes) > 1 {
@@ -138,16 +130,7 @@ func (l *lanes) of(key string) int {
 // It returns the events that were not settled, each key's in order. It may be
 // called again and at the same time: finish=false cuts a running finish=true
 // short, and each unsettled event is returned by one of the calls.
-func (l *lanes) close(finish bool) []*event.Event {
-	var left []*event.Event
-	for _, d := range l.closeAll(finish) {
-		left = append(left, d.event)
-	}
-	return left
-}
-
-// closeAll is close for those who need the metadata too.
-func (l *lanes) closeAll(finish bool) []delivery {
+func (l *lanes) close(finish bool) []delivery {
 	if !finish { // before stop, which ends backoffs
 		l.quitOnce.Do(func() { close(l.quit) })
 	}

@@ -39,6 +39,22 @@ func newLaneRig(n int) *laneRig {
 	return r
 }
 
+// newLanes starts lanes that differ from the usual in nothing but their number.
+func newLanes(base context.Context, n int, out chan<- *message.Message, settled func(*event.Event)) *lanes {
+	return startLanes(laneConfig{base: base, n: n, out: out, settled: settled})
+}
+
+// dispatch is enqueue for an event without metadata, close for events alone.
+func (r *laneRig) dispatch(e *event.Event) { r.enqueue(delivery{event: e}) }
+
+func (r *laneRig) close(finish bool) []*event.Event {
+	var left []*event.Event
+	for _, d := range r.lanes.close(finish) {
+		left = append(left, d.event)
+	}
+	return left
+}
+
 func (r *laneRig) settledIDs() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -234,7 +250,7 @@ func TestLanesMetadata(t *testing.T) {
 			msg.Metadata.Set("test", "changed by the reader")
 			msg.Nack()
 		}
-		left := r.closeAll(false)
+		left := r.lanes.close(false)
 		if diff := gocmp.Diff(message.Metadata{"test": "a"}, left[0].meta); diff != "" {
 			t.Errorf("metadata of what is left (-want +got):\n%s", diff)
 		}
@@ -459,7 +475,7 @@ func TestLanesBaseCancelled(t *testing.T) {
 	cancel()
 	l := newLanes(base, 4, out, func(*event.Event) { t.Error("settled") })
 	for i := range 100 {
-		l.dispatch(keyed("", fmt.Sprint(i)))
+		l.enqueue(delivery{event: keyed("", fmt.Sprint(i))})
 	}
 	if left := l.close(true); len(left) != 100 || len(out) != 0 {
 		t.Errorf("%d left, %d offered", len(left), len(out))
@@ -535,7 +551,7 @@ func BenchmarkLanes(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				bound <- struct{}{}
-				l.dispatch(events[i%len(events)])
+				l.enqueue(delivery{event: events[i%len(events)]})
 			}
 			l.close(true)
 			close(out)

@@ -204,7 +204,7 @@ func (s *subscription) drain() []delivery {
 	if err := s.reads.Close(); err != nil && !errors.Is(err, redis.ErrClosed) {
 		s.log.Debug("closing the reading connection failed", "err", err)
 	}
-	return s.lanes.closeAll(false)
+	return s.lanes.close(false)
 }
 
 // finish tells Redis what is left to tell, as far as that takes no longer than finalTimeout. What the router still holds
