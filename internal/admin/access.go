@@ -19,44 +19,31 @@ func (s *Server) local() bool {
 // machine when no token is set, and else whoever carries it. Beyond loopback there
 // is no way in without a token.
 func (s *Server) operators(next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		token := s.operatorToken()
-		switch {
-		case token == "" && !s.local():
-			s.fail(w, http.StatusForbidden, "beyond loopback this needs OPERATOR_TOKEN or PUBLISHER_TOKEN to be set")
-		case !authorized(r, token):
-			s.unauthorized(w)
-		default:
-			next(w, r)
-		}
-	}
+	return s.admit(next, s.operatorToken(), s.local(), "beyond loopback this needs OPERATOR_TOKEN or PUBLISHER_TOKEN to be set")
 }
 
 // overrulers admits those who may overrule the coordinator: only those who carry the
 // operator's token, which must be set. Whoever may publish, and whoever merely is on
 // this machine, may not decide at which rate others call a provider.
 func (s *Server) overrulers(next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case s.config.OperatorToken == "":
-			s.fail(w, http.StatusForbidden, "this needs OPERATOR_TOKEN to be set, and to be sent as a bearer token")
-		case !authorized(r, s.config.OperatorToken):
-			s.unauthorized(w)
-		default:
-			next(w, r)
-		}
-	}
+	return s.admit(next, s.config.OperatorToken, false, "this needs OPERATOR_TOKEN to be set, and to be sent as a bearer token")
 }
 
 // publishers admits those who may use up what providers grant: whoever is on this
 // machine when no token is set, and else whoever carries the publisher's. That
 // anyone may post events does not make it anyone's to call.
 func (s *Server) publishers(next http.HandlerFunc) http.HandlerFunc {
+	return s.admit(next, s.config.Token, s.local(), "beyond loopback this needs PUBLISHER_TOKEN to be set")
+}
+
+// admit lets those through who carry the token. Where none is set everybody is let
+// through when open, and nobody otherwise, for the reason given.
+func (s *Server) admit(next http.HandlerFunc, token string, open bool, closed string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		switch {
-		case s.config.Token == "" && !s.local():
-			s.fail(w, http.StatusForbidden, "beyond loopback this needs PUBLISHER_TOKEN to be set")
-		case !authorized(r, s.config.Token):
+		case token == "" && !open:
+			s.fail(w, http.StatusForbidden, closed)
+		case !authorized(r, token):
 			s.unauthorized(w)
 		default:
 			next(w, r)
