@@ -5,6 +5,11 @@
 // It also keeps the levels alive beyond the process: share.go exchanges them with
 // other processes, keep.go has them in a file, register.go spells them for both.
 //
+// applier.go is what stages call, option.go how it is set up, and configure.go how it
+// gets other providers while it runs; pacing.go and status.go are for the admin
+// listener and the metrics, limiter.go is for throttle, and linebudget.go keeps the log
+// readable.
+//
 // The coordinator itself knows neither stages nor metrics (internal/rate). What it
 // can do that a stage should reach goes here.
 package adjust

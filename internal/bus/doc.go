@@ -17,9 +17,21 @@
 // this process or to another one.
 //
 // The package may import event, Watermill and the Redis client, and knows no
-// flow, stage or router. lanes.go, order by key, is common to both transports;
-// the files inmem*.go and redis*.go are one transport each.
+// flow, stage or router. lanes.go, order by key, is common to both transports, and
+// single.go finds and deletes one entry on each; the files inmem*.go and redis*.go are
+// one transport each.
+//
+// Of Redis, redis.go has the settings and redis_subscriber.go the life of a
+// subscription, which is made of: redis_reader.go, which takes new entries and
+// redis_reply.go reads; redis_flight.go, what was taken and is not acknowledged;
+// redis_acks.go, which acknowledges; redis_consumer.go, the name and the lease on it,
+// and redis_heir.go, which hands both on; redis_group.go, the group and how it is made
+// again; redis_keeper.go, which looks after the group, and redis_claim.go, which runs
+// what the dead have left; redis_health.go, whether it all works. redis_publisher.go
+// and redis_retention.go write and trim, redis_registers.go has values that processes
+// share, redis_inspect.go is for those who look, and redis_fault.go words every error.
 //
 // Where the next change goes: a promise that both make is a case in bustest
-// first; another transport is files of its own that dispatch to lanes.
+// first; another transport is files of its own that queue in lanes; a command that
+// Redis has not been asked before belongs in redis_group.go's check of permissions too.
 package bus

@@ -59,10 +59,11 @@
 // # Where the next change goes
 //
 // level.go has what levels mean: policy, aggregate, silence. ramp.go has how a
-// rate is raised, breaker.go and cooldown.go what refuses calls. holdings.go has
-// which coordinator holds which level, journal.go what of that is kept outside
-// and comes in from there, and shared.go the methods for it. provider.go has one provider: who
-// waits, and what else may refuse or pace a token. bucket.go and quantity.go
-// are the arithmetic. watch.go has those who follow changes, clock.go the
+// rate is raised, breaker.go and cooldown.go what refuses calls, override.go an
+// operator's scale. holdings.go has which coordinator holds which level, journal.go
+// what of that is kept outside and comes in from there, and shared.go the methods for
+// it. provider.go has one provider: who waits, and what else may refuse or pace a
+// token; configure.go changes the providers while they are in use, keyed.go has
+// buckets by key without levels. bucket.go and quantity.go are the arithmetic. watch.go has those who follow changes, clock.go the
 // source of time, and coordinator.go the configuration and exported methods.
 package rate
