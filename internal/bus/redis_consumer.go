@@ -113,15 +113,21 @@ func (c *consumer) hold(ctx context.Context) {
 func (c *consumer) renewal(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	held, err := c.extend(ctx)
-	if held || err != nil {
-		return err
-	}
-	again, err := c.take(ctx, c.name)
-	if again {
+	has, kept, err := c.regain(ctx)
+	if has && !kept {
 		c.log.Warn("consumer lease was gone and has been taken again", "consumer", c.name)
 	}
 	return err
+}
+
+// regain renews the lease on the name the consumer has, or takes it again where nobody has it. kept tells that it had
+// not been lost.
+func (c *consumer) regain(ctx context.Context) (has, kept bool, err error) {
+	if kept, err = c.extend(ctx); kept || err != nil {
+		return kept, kept, err
+	}
+	has, err = c.take(ctx, c.name)
+	return has, false, err
 }
 
 // slot returns the name of the nth slot, from 1.
@@ -144,15 +150,12 @@ func (c *consumer) slot(n int) string {
 func (c *consumer) claim(ctx context.Context) (kept bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	had := c.name
-	if had == "" {
+	if c.name == "" {
 		return true, c.settleOn(ctx, true)
 	}
-	if kept, err = c.extend(ctx); kept || err != nil {
+	has, kept, err := c.regain(ctx)
+	if has || err != nil {
 		return kept, err
-	}
-	if ok, err := c.take(ctx, had); ok || err != nil {
-		return false, err
 	}
 	return false, c.settleOn(ctx, false)
 }

@@ -209,10 +209,7 @@ func TestRedisClaimsWithoutAnswerDoNotCount(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = client.Do(t.Context(), "XCLAIM", testStream, testGroup, "lost", 0, ids[0], "FORCE", "RETRYCOUNT", 4, "JUSTID").Err()
-	if err != nil {
-		t.Fatal(err)
-	}
+	giveTo(t, client, "lost", ids[0], 4)
 	p := &pass{recovery: newRecovery(sub), owner: owner{name: "lost"}}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()

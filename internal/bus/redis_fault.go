@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -53,15 +54,7 @@ func (o *operation) Unwrap() error { return o.err }
 // takes no writes, or it has to be set right first: a user that lacks a permission, a key of another type. Such a fault
 // is over once the server is well again. What it refuses because of the entry, one that is too large, is none.
 func (o *operation) Unavailable() bool {
-	for _, prefix := range append([]string{
-		"LOADING", "READONLY", "MISCONF", "OOM", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY",
-		"max number of clients",
-	}, operatorFaults...) {
-		if redis.HasErrorPrefix(o.err, prefix) {
-			return true
-		}
-	}
-	return !isAnswer(o.err)
+	return hasAnyPrefix(o.err, passingFaults) || hasAnyPrefix(o.err, operatorFaults) || !isAnswer(o.err)
 }
 
 // isAnswer reports whether an error is the server's answer. Any other leaves open whether it did what it was asked.
@@ -145,15 +138,24 @@ func isNoGroup(err error) bool {
 // isNoKey reports whether XINFO did not find the stream.
 func isNoKey(err error) bool { return redis.HasErrorPrefix(err, "no such key") }
 
-// operatorFaults are the errors that stay until somebody changes the server's or the user's settings.
-var operatorFaults = []string{"NOPERM", "WRONGTYPE", "WRONGPASS", "NOAUTH"}
+// What a server refuses whatever it is asked, by how the error begins: passingFaults for a while, operatorFaults until
+// somebody changes the server's or the user's settings.
+var (
+	passingFaults = []string{
+		"LOADING", "READONLY", "MISCONF", "OOM", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY",
+		"max number of clients",
+	}
+	operatorFaults = []string{"NOPERM", "WRONGTYPE", "WRONGPASS", "NOAUTH"}
+)
+
+func hasAnyPrefix(err error, prefixes []string) bool {
+	return slices.ContainsFunc(prefixes, func(prefix string) bool { return redis.HasErrorPrefix(err, prefix) })
+}
 
 // longestWait is how far attempts are spaced after err: far when only an operator can help.
 func longestWait(err error) time.Duration {
-	for _, prefix := range operatorFaults {
-		if redis.HasErrorPrefix(err, prefix) {
-			return retrySlow
-		}
+	if hasAnyPrefix(err, operatorFaults) {
+		return retrySlow
 	}
 	return retryCap
 }

@@ -48,6 +48,16 @@ func setDeliveries(t testing.TB, client *redis.Client, name, id string, n int) {
 	}
 }
 
+// giveTo makes an entry that nobody has pending one that name has, delivered n times.
+func giveTo(t testing.TB, client *redis.Client, name, id string, n int) {
+	t.Helper()
+	err := client.Do(context.Background(), "XCLAIM", testStream, testGroup, name, 0, id,
+		"FORCE", "RETRYCOUNT", n, "JUSTID").Err()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // enrol makes name one of our consumers, without a lease: one that has died.
 func enrol(t testing.TB, client *redis.Client, name string) {
 	t.Helper()
@@ -175,10 +185,7 @@ func TestRedisReadsOnWhileASuspectHangs(t *testing.T) {
 			ids := []string{add(t, client, keys[0]), add(t, client, keys[1])}
 			until(t, "they are handled once", func() bool { return seen.distinct() == 2 && pending(t, client) == 0 })
 			for i, n := range []int{deliveries, 1} {
-				err := client.Do(t.Context(), "XCLAIM", testStream, testGroup, "dead", 0, ids[i], "FORCE", "RETRYCOUNT", n, "JUSTID").Err()
-				if err != nil {
-					t.Fatal(err)
-				}
+				giveTo(t, client, "dead", ids[i], n)
 			}
 			enrol(t, client, "dead")
 			<-hangs
@@ -629,11 +636,7 @@ func TestRedisFindsRepliesThatNeverArrived(t *testing.T) {
 	// The reader of the live consumer competes for new entries, so take one from another consumer instead.
 	ids := fill(t, client, 1, 1)
 	until(t, "it is handled", func() bool { return seen.distinct() == 1 && pending(t, client) == 0 })
-	err := client.Do(t.Context(), "XCLAIM", testStream, testGroup, "worker", 0, ids[0],
-		"FORCE", "RETRYCOUNT", 1, "JUSTID").Err()
-	if err != nil {
-		t.Fatal(err)
-	}
+	giveTo(t, client, "worker", ids[0], 1)
 	until(t, "it is handled again", func() bool { return len(seen.of(ids[0])) == 2 && pending(t, client) == 0 })
 	if e := seen.of(ids[0])[1]; e.Deliveries != 2 {
 		t.Errorf("%d deliveries, want 2", e.Deliveries)
