@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -258,6 +259,51 @@ func TestMemoryStoreWaitEndsWithContext(t *testing.T) {
 func TestMemoryStoreRefusesNoCapacity(t *testing.T) {
 	if _, err := NewMemoryStore(0, 0, SystemClock{}); err == nil {
 		t.Error("a store without capacity was made")
+	}
+}
+
+// The keys of a flow go on in the one that takes its place; what a handler left behind
+// still holds does not.
+func TestMemoryStoreInherits(t *testing.T) {
+	for _, capacity := range []int{3, 2, 5} { // as the former's, fewer, more
+		t.Run(strconv.Itoa(capacity), func(t *testing.T) {
+			ctx := context.Background()
+			former, err := NewMemoryStore(3, 0, newTestClock())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, key := range []string{"1", "2", "3", "left"} {
+				if fresh, err := former.Reserve(ctx, key); !fresh || err != nil {
+					t.Fatalf("%s: fresh %t, %v", key, fresh, err)
+				}
+			}
+			for _, key := range []string{"1", "2", "3"} {
+				if err := former.Commit(ctx, key); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s, err := NewMemoryStore(capacity, 0, newTestClock())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.inherit(former)
+			if got, want := s.Len(), min(capacity, 3); got != want {
+				t.Errorf("%d keys, want %d", got, want)
+			}
+			for _, key := range []string{"left", "2", "3"} {
+				fresh, err := s.Reserve(ctx, key)
+				if err != nil || fresh != (key == "left") {
+					t.Errorf("%s: fresh %t, %v", key, fresh, err)
+				}
+			}
+			former.Release("left")
+			if err := former.Commit(ctx, "late"); err != nil {
+				t.Fatal(err)
+			}
+			if fresh, err := s.Reserve(ctx, "late"); !fresh || err != nil {
+				t.Errorf("what the former commits later is known: %v", err)
+			}
+		})
 	}
 }
 

@@ -1,12 +1,5 @@
 package stages
 
-import (
-	"fmt"
-	"time"
-
-	"github.com/hashicorp/golang-lru/v2/simplelru"
-)
-
 // Heir is implemented by a Stage that can go on with what another of its kind knows:
 // that of the flow which it takes the place of when a new file is loaded.
 type Heir interface {
@@ -54,32 +47,38 @@ func (s *dedupe) Inherit(former Stage) bool {
 	}
 	mine, ok := s.seen.(*MemoryStore)
 	theirs, too := f.seen.(*MemoryStore)
-	return ok && too && mine.inherit(theirs) == nil
+	if ok && too {
+		mine.inherit(theirs)
+	}
+	return ok && too
 }
 
 // inherit takes over the keys of former, which is used no more, as many as fit. How
 // long each is kept is this store's ttl, from its own commit on.
-func (s *MemoryStore) inherit(former *MemoryStore) error {
+func (s *MemoryStore) inherit(former *MemoryStore) {
 	former.mu.Lock()
 	defer former.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	lru, err := simplelru.NewLRU[string, time.Time](s.capacity, nil)
-	if err != nil {
-		return fmt.Errorf("dedupe store: %w", err)
-	}
 	if former.capacity == s.capacity {
-		// A handler that outlived its flow's end may still write to the former.
-		s.done, former.done = former.done, lru
-		return nil
-	}
-	for _, key := range former.done.Keys() { // the least recently used first
-		if at, ok := former.done.Peek(key); ok {
-			lru.Add(key, at)
+		// As it is, since there may be many. What is reserved stays with the former: handlers
+		// that outlived their flow's end.
+		if len(former.marks) > former.committed {
+			for key, m := range former.marks {
+				if m.next == nil {
+					s.marks[key] = m
+					delete(former.marks, key)
+				}
+			}
 		}
+		s.marks, former.marks = former.marks, s.marks
+		s.recent, former.recent = former.recent, s.recent
+		s.committed, former.committed = former.committed, s.committed
+		return
 	}
-	s.done = lru
-	return nil
+	for m := former.recent.previous; m != former.recent; m = m.previous { // the least recently used first
+		s.commit(s.reserve(m.key), m.at)
+	}
 }
 
 // Inherit implements Heir: what was announced last still is, on the same stream.

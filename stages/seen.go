@@ -2,10 +2,9 @@ package stages
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
-
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
 // SeenStore remembers which keys have been handled. A key is reserved while its
@@ -23,48 +22,70 @@ type SeenStore interface {
 
 // MemoryStore is a SeenStore in this process: the least recently used key goes
 // first when it is full, and a key is forgotten once its time to live is over.
+//
+// A key has one mark from its reservation on, so that an event costs the table as few
+// lookups as can be (docs/adr/0005-libraries.md).
 type MemoryStore struct {
 	clock    Clock
 	ttl      time.Duration
 	capacity int
 
-	mu   sync.Mutex
-	done *simplelru.LRU[string, time.Time]
-	// reserved are the keys in progress. The channel is made by the first who has to
-	// wait for one, since almost none is ever waited for.
-	reserved map[string]chan struct{}
+	mu    sync.Mutex
+	marks map[string]*mark // reserved and committed
+	// recent is the ring of committed marks and no mark itself: recent.next was used last,
+	// recent.previous longest ago.
+	recent    *mark
+	committed int
+	spare     *mark // an evicted one, for the next key
+}
+
+// mark is what is known of a key: it is reserved, or committed when it is in the ring.
+type mark struct {
+	key            string
+	next, previous *mark     // nil while reserved
+	at             time.Time // of the commit
+	// ended is made by the first who has to wait for the reservation's end, since almost
+	// none is ever waited for.
+	ended chan struct{}
 }
 
 // NewMemoryStore returns a store of at most capacity keys, each kept for ttl
 // after its commit; a ttl of zero keeps it until it is
 // evicted. A capacity below 1 is an error.
 func NewMemoryStore(capacity int, ttl time.Duration, clock Clock) (*MemoryStore, error) {
-	lru, err := simplelru.NewLRU[string, time.Time](capacity, nil)
-	if err != nil {
-		return nil, err
+	if capacity < 1 {
+		return nil, fmt.Errorf("dedupe store: capacity %d must be at least 1", capacity)
 	}
-	return &MemoryStore{clock: clock, ttl: ttl, capacity: capacity, done: lru, reserved: make(map[string]chan struct{})}, nil
+	s := &MemoryStore{clock: clock, ttl: ttl, capacity: capacity, marks: make(map[string]*mark), recent: new(mark)}
+	s.recent.next, s.recent.previous = s.recent, s.recent
+	return s, nil
 }
 
 // Reserve implements SeenStore.
 func (s *MemoryStore) Reserve(ctx context.Context, key string) (bool, error) {
 	for {
 		s.mu.Lock()
-		wait, busy := s.reserved[key]
-		if !busy {
-			fresh := !s.seen(key)
-			if fresh {
-				s.reserved[key] = nil
+		m, known := s.marks[key]
+		if !known {
+			s.reserve(key)
+			s.mu.Unlock()
+			return true, nil
+		}
+		if m.next != nil {
+			fresh := s.expired(m)
+			s.unlink(m)
+			if !fresh {
+				s.link(m)
 			}
 			s.mu.Unlock()
 			return fresh, nil
 		}
-		if wait == nil {
-			wait = make(chan struct{})
-			s.reserved[key] = wait
+		if m.ended == nil {
+			m.ended = make(chan struct{})
 		}
+		ended := m.ended
 		s.mu.Unlock()
-		if err := s.await(ctx, wait); err != nil {
+		if err := s.await(ctx, ended); err != nil {
 			return false, err
 		}
 	}
@@ -83,48 +104,85 @@ func (s *MemoryStore) await(ctx context.Context, ready <-chan struct{}) error {
 	}
 }
 
-// seen looks key up, which makes it the most recently used, and forgets it when
-// its time is over. The caller holds mu.
-func (s *MemoryStore) seen(key string) bool {
-	at, ok := s.done.Get(key)
-	if !ok {
-		return false
-	}
-	if s.ttl > 0 && s.clock.Now().Sub(at) >= s.ttl {
-		s.done.Remove(key)
-		return false
-	}
-	return true
-}
-
 // Commit implements SeenStore; its error is always nil.
 func (s *MemoryStore) Commit(_ context.Context, key string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.done.Add(key, s.clock.Now())
-	s.end(key)
+	m, known := s.marks[key]
+	if !known {
+		m = s.reserve(key)
+	}
+	s.commit(m, s.clock.Now())
 	return nil
+}
+
+// commit makes m the most recently used, and evicts the least recently used when there
+// are too many. The caller holds mu, as for the methods below.
+func (s *MemoryStore) commit(m *mark, at time.Time) {
+	if m.next != nil {
+		s.unlink(m)
+	}
+	m.at = at
+	s.link(m)
+	m.end()
+	if s.committed > s.capacity {
+		oldest := s.recent.previous
+		s.unlink(oldest)
+		delete(s.marks, oldest.key)
+		*oldest = mark{}
+		s.spare = oldest
+	}
 }
 
 // Release implements SeenStore.
 func (s *MemoryStore) Release(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.end(key)
+	if m, known := s.marks[key]; known && m.next == nil {
+		delete(s.marks, key)
+		m.end()
+	}
 }
 
 // Len is the number of committed keys held.
 func (s *MemoryStore) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.done.Len()
+	return s.committed
 }
 
-func (s *MemoryStore) end(key string) {
-	if wait, ok := s.reserved[key]; ok {
-		delete(s.reserved, key)
-		if wait != nil {
-			close(wait)
-		}
+func (s *MemoryStore) expired(m *mark) bool { return s.ttl > 0 && s.clock.Now().Sub(m.at) >= s.ttl }
+
+// reserve takes in a key that is not known.
+func (s *MemoryStore) reserve(key string) *mark {
+	m := s.spare
+	if m == nil {
+		m = new(mark)
+	}
+	s.spare = nil
+	m.key = key
+	s.marks[key] = m
+	return m
+}
+
+// link puts m first in the ring.
+func (s *MemoryStore) link(m *mark) {
+	m.previous, m.next = s.recent, s.recent.next
+	m.previous.next, m.next.previous = m, m
+	s.committed++
+}
+
+// unlink takes m out of the ring, and so makes it a reserved one.
+func (s *MemoryStore) unlink(m *mark) {
+	m.previous.next, m.next.previous = m.next, m.previous
+	m.previous, m.next = nil, nil
+	s.committed--
+}
+
+// end tells those who wait for the reservation's end.
+func (m *mark) end() {
+	if m.ended != nil {
+		close(m.ended)
+		m.ended = nil
 	}
 }
