@@ -18,56 +18,86 @@ import (
 // There are about as many workers as messages were ever in flight at once, which
 // the lanes of the subscription bound.
 type workers struct {
-	jobs   chan *job
-	closed chan struct{}
-	spare  sync.Pool // of *job
+	mu     sync.Mutex
+	idle   []*worker // the last to become idle is the next to work: its stack is in the caches
+	closed bool
+}
+
+// worker is a goroutine that handles one message after another.
+type worker struct {
+	jobs chan job // a job without a handler ends it
+	done chan struct{}
+	out  []*message.Message
+	err  error
 }
 
 // job is one message on its way through the stages.
 type job struct {
 	next message.HandlerFunc
 	msg  *message.Message
-	out  []*message.Message
-	err  error
-	done chan struct{}
 }
 
-func newWorkers() *workers {
-	return &workers{
-		jobs: make(chan *job), closed: make(chan struct{}),
-		spare: sync.Pool{New: func() any { return &job{done: make(chan struct{}, 1)} }},
-	}
-}
+func newWorkers() *workers { return new(workers) }
 
 // close ends the workers once they are idle.
-func (w *workers) close() { close(w.closed) }
+func (w *workers) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	for _, one := range w.idle {
+		one.jobs <- job{}
+	}
+	w.idle = nil
+}
+
+// take returns an idle worker, or one that begins.
+func (w *workers) take() *worker {
+	w.mu.Lock()
+	if last := len(w.idle) - 1; last >= 0 {
+		one := w.idle[last]
+		w.idle[last] = nil
+		w.idle = w.idle[:last]
+		w.mu.Unlock()
+		return one
+	}
+	w.mu.Unlock()
+	one := &worker{jobs: make(chan job, 1), done: make(chan struct{}, 1)}
+	go one.run()
+	return one
+}
+
+// give takes back a worker that is idle again.
+func (w *workers) give(one *worker) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		one.jobs <- job{}
+		return
+	}
+	w.idle = append(w.idle, one)
+}
 
 // middleware is outermost: everything behind it runs on a worker.
 func (w *workers) middleware(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
-		j := w.spare.Get().(*job)
-		j.next, j.msg = next, msg
-		select {
-		case w.jobs <- j:
-		default: // none is idle
-			go w.run(j)
+		one := w.take()
+		one.jobs <- job{next, msg}
+		<-one.done
+		out, err, ended := one.out, one.err, one.err == errGoexit
+		one.out, one.err = nil, nil
+		if !ended {
+			w.give(one)
 		}
-		<-j.done
-		out, err := j.out, j.err
-		j.next, j.msg, j.out, j.err = nil, nil, nil, nil
-		w.spare.Put(j)
 		return out, err
 	}
 }
 
-func (w *workers) run(j *job) {
-	for {
-		j.handle()
-		select {
-		case j = <-w.jobs:
-		case <-w.closed:
+func (w *worker) run() {
+	for j := range w.jobs {
+		if j.next == nil {
 			return
 		}
+		w.handle(j)
 	}
 }
 
@@ -77,16 +107,16 @@ var errGoexit = errors.New("the stage ended its goroutine")
 
 // handle turns a panic into an error, as Watermill would: here it has no one to
 // catch it. It answers even when the goroutine ends with it.
-func (j *job) handle() {
+func (w *worker) handle(j job) {
 	returned := false
 	defer func() {
 		if v := recover(); v != nil {
-			j.out, j.err = nil, &stages.PanicError{Value: v, Stack: debug.Stack()}
+			w.out, w.err = nil, &stages.PanicError{Value: v, Stack: debug.Stack()}
 		} else if !returned {
-			j.out, j.err = nil, errGoexit
+			w.out, w.err = nil, errGoexit
 		}
-		j.done <- struct{}{}
+		w.done <- struct{}{}
 	}()
-	j.out, j.err = j.next(j.msg)
+	w.out, w.err = j.next(j.msg)
 	returned = true
 }

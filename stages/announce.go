@@ -30,6 +30,20 @@ type announcer struct {
 	level event.Level
 }
 
+// told reports whether there is nothing to announce after a change that led to state:
+// what was announced last says the same. Whatever has changed since then is for those
+// who changed it to announce.
+func (a *announcer) told(state RateState) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.always && a.says(state)
+}
+
+// says reports whether what was enqueued last tells state. The caller holds mu.
+func (a *announcer) says(state RateState) bool {
+	return a.known && a.scale == state.Scale && a.level == state.Level
+}
+
 // announce enqueues the provider's state, where that is due, and returns when it is
 // written; ended is told the result. It reports whether it was due.
 func (a *announcer) announce(enqueue func(RateState) (wait func() error, err error), ended func(error)) (bool, error) {
@@ -54,7 +68,7 @@ func (a *announcer) outdated() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	state, err := a.read()
-	return err == nil && a.ever && (!a.known || a.scale != state.Scale || a.level != state.Level)
+	return err == nil && a.ever && !a.says(state)
 }
 
 // next enqueues the state and returns the wait for it, nil when there is nothing
@@ -66,7 +80,7 @@ func (a *announcer) next(enqueue func(RateState) (func() error, error)) (wait fu
 	if err != nil {
 		return nil, err
 	}
-	if !a.always && a.known && a.scale == state.Scale && a.level == state.Level {
+	if !a.always && a.says(state) {
 		return nil, nil
 	}
 	if wait, err = enqueue(state); err != nil {

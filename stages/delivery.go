@@ -59,6 +59,8 @@ type Delivery struct {
 	Trace *Trace
 	// Adjustment is what handle decided and rate-apply applies; nil before.
 	Adjustment *Adjustment
+	// feedbackAdjustment has room for the one of a feedback event.
+	feedbackAdjustment Adjustment
 	// received is the decoded entry, once Event is another.
 	received *event.Event
 	// published are the streams that have the event already, by who published it: another
@@ -121,6 +123,9 @@ func (d *Delivery) Value(key any) any {
 
 // From returns the Delivery that ctx carries, nil outside a flow.
 func From(ctx context.Context) *Delivery {
+	if d, ok := ctx.(*Delivery); ok { // nearly always, and many times an event
+		return d
+	}
 	d, _ := ctx.Value(deliveryKey{}).(*Delivery)
 	return d
 }

@@ -123,10 +123,11 @@ func handleFeedback(_ context.Context, d *Delivery, c HandleConfig, deps Deps) e
 		return PermanentKind(KindSchema, fmt.Errorf("feedback event: %w", err))
 	}
 	deps.Observer.QueueDepth(fb.QueueSize)
-	d.Adjustment = &Adjustment{
+	d.feedbackAdjustment = Adjustment{
 		Provider: c.Provider, Coordinator: fb.CoordinatorID,
 		Level: fb.Level, Policy: c.Policy, Time: fb.Time,
 	}
+	d.Adjustment = &d.feedbackAdjustment
 	if d.Trace != nil {
 		d.Trace.Note("level %s → scale %g for %s; coordinator %s, queue %d of %d", fb.Level, c.Policy.Scale(fb.Level),
 			c.Provider, strconv.Quote(fb.CoordinatorID), fb.QueueSize, fb.Capacity)

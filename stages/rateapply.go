@@ -138,7 +138,10 @@ func (s *rateApply) Middleware(next message.HandlerFunc) message.HandlerFunc {
 			d.Trace.Note("%s", applied(a, state))
 		}
 		if s.config.Publish != "" {
-			published, err := s.announce(d, s.announcer(a.Provider), a.Provider, a.Time)
+			announcer, published := s.announcer(a.Provider), false
+			if !announcer.told(state) {
+				published, err = s.announce(d, announcer, a.Provider, a.Time)
+			}
 			if err != nil {
 				return nil, fmt.Errorf("publish %s: %w", s.config.Publish, err)
 			}

@@ -121,8 +121,10 @@ func (a *Applier) Apply(ctx context.Context, adj stages.Adjustment) (stages.Rate
 		return stages.RateState{}, stages.Permanent(err)
 	}
 	s := result.State
-	if skipped, ok := a.lines.take(); ok {
-		a.logApplied(ctx, adj, result, skipped)
+	if a.log.Enabled(ctx, slog.LevelInfo) {
+		if skipped, ok := a.lines.take(); ok {
+			a.logApplied(ctx, adj, result, skipped)
+		}
 	}
 	return stages.RateState{Scale: s.Scale, Level: event.Level(s.Level), Stale: result.Stale}, nil
 }

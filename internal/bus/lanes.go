@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -39,9 +40,11 @@ type lanes struct {
 	seed  maphash.Seed
 	lanes []*lane
 	wg    sync.WaitGroup
+	ended func() bool // forgets the base context
 
-	stop     chan struct{} // closed: no event beyond those queued; no backoff
-	quit     chan struct{} // closed: start nothing more
+	stop     chan struct{} // closed: no backoff
+	stopped  atomic.Bool   // no event beyond those queued
+	quitted  atomic.Bool   // start nothing more
 	stopOnce sync.Once
 	quitOnce sync.Once
 }
@@ -73,7 +76,12 @@ type lane struct {
 	queue []delivery // from head on: not settled yet, the first may be in flight
 	head  int
 	held  bool          // the lane has ended, and the reader still has the first
-	wake  chan struct{} // one token when the queue stops being empty
+	wake  chan struct{} // one token when the queue stops being empty, or the lanes stop
+
+	// A lane has channels of its own for what ends all of them: a hundred lanes that wait
+	// for one channel would contend for its lock with each event.
+	quit chan struct{} // closed: start nothing more
+	over chan struct{} // closed: the base context has ended
 }
 
 // startLanes starts the lanes. Cancelling the base makes every lane give up at once,
@@ -81,18 +89,45 @@ type lane struct {
 // one at a time, and must not block for long.
 func startLanes(cfg laneConfig) *lanes {
 	l := &lanes{
-		laneConfig: cfg, seed: maphash.MakeSeed(), lanes: make([]*lane, max(cfg.n, 1)),
-		stop: make(chan struct{}), quit: make(chan struct{}),
+		laneConfig: cfg, seed: maphash.MakeSeed(), lanes: make([]*lane, max(cfg.n, 1)), stop: make(chan struct{}),
 	}
 	if l.carry == nil {
 		l.carry = l.newMessage
 	}
 	l.first, l.most = cmp.Or(l.first, redeliverFirst), cmp.Or(l.most, redeliverCap)
 	for i := range l.lanes {
-		l.lanes[i] = &lane{wake: make(chan struct{}, 1)}
+		l.lanes[i] = &lane{wake: make(chan struct{}, 1), quit: make(chan struct{}), over: make(chan struct{})}
+	}
+	l.ended = context.AfterFunc(l.base, func() {
+		l.endEach(false)
+		for _, ln := range l.lanes {
+			close(ln.over)
+		}
+	})
+	for i := range l.lanes {
 		l.wg.Go(func() { l.run(i) })
 	}
 	return l
+}
+
+// endEach makes every lane end: once its queue is empty with finish, else as soon as the
+// reader has answered for what it holds.
+func (l *lanes) endEach(finish bool) {
+	if !finish { // before stop, which ends backoffs
+		l.quitOnce.Do(func() {
+			l.quitted.Store(true)
+			for _, ln := range l.lanes {
+				close(ln.quit)
+			}
+		})
+	}
+	l.stopOnce.Do(func() {
+		l.stopped.Store(true)
+		close(l.stop)
+		for _, ln := range l.lanes {
+			notify(ln.wake)
+		}
+	})
 }
 
 // enqueue queues an event in the lane of its order key. Events without one go to the
@@ -108,10 +143,7 @@ func (l *lanes) enqueue(d delivery) {
 		ln = l.lanes[l.of(key)]
 	}
 	if ln.push(d) {
-		select {
-		case ln.wake <- struct{}{}:
-		default:
-		}
+		notify(ln.wake)
 	}
 }
 
@@ -131,11 +163,9 @@ func (l *lanes) of(key string) int {
 // called again and at the same time: finish=false cuts a running finish=true
 // short, and each unsettled event is returned by one of the calls.
 func (l *lanes) close(finish bool) []delivery {
-	if !finish { // before stop, which ends backoffs
-		l.quitOnce.Do(func() { close(l.quit) })
-	}
-	l.stopOnce.Do(func() { close(l.stop) })
+	l.endEach(finish)
 	l.wg.Wait()
+	l.ended()
 	var left []delivery
 	for _, ln := range l.lanes {
 		left = append(left, ln.take()...)
@@ -150,14 +180,16 @@ func (l *lanes) run(i int) {
 	d, ok := ln.peek()
 	for {
 		for !ok {
+			stopped := l.stopped.Load() // before the look: nothing is queued after it
+			if d, ok = ln.peek(); ok {
+				break
+			}
+			if stopped {
+				return
+			}
 			select {
 			case <-ln.wake:
-				d, ok = ln.peek()
-			case <-l.stop:
-				if d, ok = ln.peek(); !ok {
-					return
-				}
-			case <-l.base.Done():
+			case <-ln.over:
 				return
 			}
 		}
@@ -182,16 +214,14 @@ func (l *lanes) deliver(ln *lane, i int, d delivery) bool {
 		}
 		select {
 		case l.out <- msg:
-		case <-l.quit:
-			return false
-		case <-l.base.Done():
+		case <-ln.quit:
 			return false
 		}
 		select {
 		case <-msg.Acked():
 			return true
 		case <-msg.Nacked():
-		case <-l.base.Done():
+		case <-ln.over:
 			return ln.lastAnswer(msg, l.grace)
 		}
 		if !l.pause(wait - rand.N(wait/2+1)) {
@@ -213,14 +243,7 @@ func (l *lanes) newMessage(_ int, d delivery, _ bool) *message.Message {
 // quitting reports whether no event may be offered any more. It is asked before
 // an offer because a select with a ready reader would pick at random.
 func (l *lanes) quitting() bool {
-	select {
-	case <-l.quit:
-		return true
-	case <-l.base.Done():
-		return true
-	default:
-		return false
-	}
+	return l.quitted.Load() || l.base.Err() != nil
 }
 
 // pause waits out a backoff, less when the lanes stop meanwhile. It is false

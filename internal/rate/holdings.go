@@ -31,7 +31,10 @@ type signal struct {
 }
 
 func (s signal) compare(o signal) int {
-	return cmp.Or(s.time.Compare(o.time), cmp.Compare(s.level, o.level))
+	if order := s.time.Compare(o.time); order != 0 {
+		return order
+	}
+	return cmp.Compare(s.level, o.level)
 }
 
 // held is the last signal of one coordinator.
@@ -79,7 +82,10 @@ func newHoldings(limit int, aggregate Aggregate, silence Silence) *holdings {
 	}
 	for l := range h.byAge {
 		h.byAge[l] = heldHeap{slot: 0, order: func(a, b *held) int {
-			return cmp.Or(a.time.Compare(b.time), cmp.Compare(a.name, b.name))
+			if order := a.time.Compare(b.time); order != 0 {
+				return order
+			}
+			return cmp.Compare(a.name, b.name)
 		}}
 	}
 	return h

@@ -13,9 +13,9 @@ const queueDepthSource = "store_coordinator"
 type Metrics struct {
 	consumed    *prometheus.CounterVec
 	lag         *prometheus.GaugeVec
-	published   *prometheus.CounterVec
+	published   *resolvedCounters
 	queueDepth  prometheus.Gauge
-	processed   *prometheus.CounterVec
+	processed   *resolvedCounters
 	validation  *prometheus.CounterVec
 	hashes      *prometheus.CounterVec
 	stale       *prometheus.CounterVec
@@ -33,14 +33,16 @@ func New(reg prometheus.Registerer) (*Metrics, error) {
 	depth := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "pipeline_feedback_queue_depth", Help: "Queue size in the newest feedback event.",
 	}, []string{"source"})
+	published := counter("pulse_publish_total", "Events published.", "stream", "track", "outcome")
+	processed := counter("feedback_events_processed_total", "Feedback events handled.", "provider", "level")
 	m := &Metrics{
 		consumed: counter("pulse_consume_total", "Events settled, each with one outcome.", "stream", "track", "outcome"),
 		lag: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "pulse_lag_ms", Help: "Milliseconds between the newest event's envelope ts and its arrival.",
 		}, []string{"stream"}),
-		published:  counter("pulse_publish_total", "Events published.", "stream", "track", "outcome"),
+		published:  newResolvedCounters(published),
 		queueDepth: depth.WithLabelValues(queueDepthSource),
-		processed:  counter("feedback_events_processed_total", "Feedback events handled.", "provider", "level"),
+		processed:  newResolvedCounters(processed),
 		validation: counter("schema_validation_failures_total", "Events that broke their schema.", "schema", "mode"),
 		hashes:     counter("pulseflow_hash_mismatches_total", "Events whose hash does not cover their payload.", "schema"),
 		stale: counter("pulseflow_rate_stale_total",
@@ -52,7 +54,7 @@ func New(reg prometheus.Registerer) (*Metrics, error) {
 			"Writes to the dead letters that failed; alert on any increase.", "flow"),
 	}
 	for _, c := range []prometheus.Collector{
-		m.consumed, m.lag, m.published, depth, m.processed, m.validation, m.hashes, m.stale, m.retries,
+		m.consumed, m.lag, published, depth, processed, m.validation, m.hashes, m.stale, m.retries,
 		m.deadLetters, m.dlFailures,
 	} {
 		if err := reg.Register(c); err != nil {
@@ -75,12 +77,12 @@ func (m *Metrics) QueueDepth(depth int64) { m.queueDepth.Set(float64(depth)) }
 
 // FeedbackProcessed counts a feedback event handled to its end.
 func (m *Metrics) FeedbackProcessed(provider, level string) {
-	m.processed.WithLabelValues(provider, level).Inc()
+	m.processed.inc(2, labels{provider, level})
 }
 
 // Published counts an event published to a topic.
 func (m *Metrics) Published(topic, track, outcome string) {
-	m.published.WithLabelValues(topic, track, outcome).Inc()
+	m.published.inc(3, labels{topic, track, outcome})
 }
 
 // RateStale counts an adjustment older than what its coordinator last said.
