@@ -29,6 +29,7 @@ type worker struct {
 	done chan struct{}
 	out  []*message.Message
 	err  error
+	gone bool // its goroutine has ended
 }
 
 // job is one message on its way through the stages.
@@ -83,9 +84,9 @@ func (w *workers) middleware(next message.HandlerFunc) message.HandlerFunc {
 		one := w.take()
 		one.jobs <- job{next, msg}
 		<-one.done
-		out, err, ended := one.out, one.err, one.err == errGoexit
+		out, err, gone := one.out, one.err, one.gone
 		one.out, one.err = nil, nil
-		if !ended {
+		if !gone {
 			w.give(one)
 		}
 		return out, err
@@ -113,7 +114,7 @@ func (w *worker) handle(j job) {
 		if v := recover(); v != nil {
 			w.out, w.err = nil, &stages.PanicError{Value: v, Stack: debug.Stack()}
 		} else if !returned {
-			w.out, w.err = nil, errGoexit
+			w.out, w.err, w.gone = nil, errGoexit, true
 		}
 		w.done <- struct{}{}
 	}()

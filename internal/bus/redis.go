@@ -317,5 +317,6 @@ func (r *Redis) Close(ctx context.Context) error {
 				s.stream, s.group.name, ctx.Err()))
 		}
 	}
-	return errors.Join(append(errs, r.publish.shut(), r.client.Close())...)
+	r.publish.shut()
+	return errors.Join(append(errs, r.client.Close())...)
 }

@@ -33,12 +33,8 @@ type redisPublisher struct {
 var _ message.Publisher = (*redisPublisher)(nil)
 
 func newRedisPublisher(r *Redis) (*redisPublisher, error) {
-	pipeline, err := r.client.AsyncAutoPipelineWithOptions(pipelineOptions())
-	if err != nil {
-		return nil, fmt.Errorf("pipeline: %w", err)
-	}
 	w := &entryWriter{
-		UniversalClient: pipeline, direct: r.client, log: r.log,
+		UniversalClient: r.client, batches: newAddBatches(r.client), log: r.log,
 		maxLen: r.cfg.MaxLen, deadMaxLen: r.cfg.DeadLetterMaxLen,
 		dead: map[string]struct{}{}, other: map[string]struct{}{}, looked: map[string]time.Time{},
 	}
@@ -46,18 +42,10 @@ func newRedisPublisher(r *Redis) (*redisPublisher, error) {
 		redisstream.PublisherConfig{Client: w, Marshaller: entryMarshaller{}}, watermill.NopLogger{},
 	)
 	if err != nil {
-		return nil, errors.Join(err, pipeline.Close())
+		w.batches.close()
+		return nil, fmt.Errorf("publisher: %w", err)
 	}
 	return &redisPublisher{inner: inner, writer: w}, nil
-}
-
-// pipelineOptions make one batch at a time, in the order of publishing, of all that was published during the last one.
-// Left to itself, the pipeline waits before each batch for as many commands as have lately come together, up to 2 ms; a
-// batch size of 1, which is a threshold and no limit, makes it go as soon as the last batch is done.
-func pipelineOptions() *redis.AutoPipelineOptions {
-	opts := redis.DefaultAutoPipelineOptions()
-	opts.MaxBatchSize = 1
-	return opts
 }
 
 // Publish writes each message as one entry of the stream topic: every metadata pair is a field, and the field data is
@@ -83,9 +71,9 @@ func (p *redisPublisher) Enqueue(topic string, msg *message.Message) (wait func(
 		add.Values = fields
 	}
 	ctx := msg.Context()
-	cmd, maxLen := p.writer.submit(ctx, &add)
+	taken := p.writer.submit(ctx, &add, len(msg.Payload))
 	return func() error {
-		if err := p.writer.await(ctx, cmd, topic, maxLen); err != nil {
+		if err := p.writer.await(ctx, taken); err != nil {
 			return fmt.Errorf("publish to %s: %w", topic, err)
 		}
 		return nil
@@ -99,7 +87,7 @@ func (p *redisPublisher) Close() error { return nil }
 func (p *redisPublisher) retain(stream string) { p.writer.retain(stream) }
 func (p *redisPublisher) expect(stream string) { p.writer.expect(stream) }
 
-func (p *redisPublisher) shut() error { return p.writer.Close() }
+func (p *redisPublisher) shut() { p.writer.batches.close() }
 
 // entryMarshaller turns a message into the fields of an entry.
 type entryMarshaller struct{}
@@ -124,12 +112,12 @@ func entryFields(data []byte, meta map[string]string) (map[string]any, error) {
 	return fields, nil
 }
 
-// entryWriter is a client whose XADDs are pipelined, trimmed to their stream's length, and have their fields in a
+// entryWriter is a client whose XADDs are sent in batches, trimmed to their stream's length, and have their fields in a
 // constant order: sorted, data last.
 type entryWriter struct {
-	redis.UniversalClient // the pipeline
-	direct                redis.UniversalClient
-	log                   *slog.Logger
+	redis.UniversalClient
+	batches *addBatches
+	log     *slog.Logger
 
 	maxLen, deadMaxLen int64
 
@@ -146,20 +134,41 @@ func (w *entryWriter) XAdd(ctx context.Context, a *redis.XAddArgs) *redis.String
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
 		defer cancel()
 	}
-	cmd, maxLen := w.submit(ctx, a)
-	if err := w.await(ctx, cmd, a.Stream, maxLen); err != nil {
-		cmd.SetErr(err)
+	taken := w.submit(ctx, a, fieldBytes(a.Values))
+	if err := w.await(ctx, taken); err != nil {
+		taken.cmd.SetErr(err)
 	}
-	return cmd
+	return taken.cmd
 }
 
-// submit puts an entry into the pipeline, which sends a command on its own context: the caller's counts only until
-// then. It returns the length its stream is kept at, 0 when that is unlimited.
-func (w *entryWriter) submit(ctx context.Context, a *redis.XAddArgs) (cmd *redis.StringCmd, maxLen int64) {
+// fieldBytes is how much data fields have, nearly.
+func fieldBytes(fields any) (n int) {
+	byName, _ := fields.(map[string]any)
+	for _, value := range byName {
+		switch v := value.(type) {
+		case string:
+			n += len(v)
+		case []byte:
+			n += len(v)
+		}
+	}
+	return n
+}
+
+// takenEntry is an entry on its way.
+type takenEntry struct {
+	cmd    *redis.StringCmd
+	done   <-chan struct{} // closed: cmd has its result
+	stream string
+	maxLen int64 // the length the stream is kept at, 0 when that is unlimited
+}
+
+// submit takes an entry with about size bytes of data. The context counts only until then.
+func (w *entryWriter) submit(ctx context.Context, a *redis.XAddArgs, size int) takenEntry {
 	if err := ctx.Err(); err != nil {
-		cmd = redis.NewStringCmd(ctx)
+		cmd := redis.NewStringCmd(ctx)
 		cmd.SetErr(err)
-		return cmd, 0
+		return takenEntry{cmd: cmd, done: closedChannel, stream: a.Stream}
 	}
 	add := *a
 	add.MaxLen, add.Approx = max(w.maxLen, 0), true
@@ -169,16 +178,18 @@ func (w *entryWriter) submit(ctx context.Context, a *redis.XAddArgs) (cmd *redis
 	if fields, ok := a.Values.(map[string]any); ok {
 		add.Values = orderedFields(fields)
 	}
-	return w.UniversalClient.XAdd(ctx, &add), add.MaxLen
+	cmd, done := w.batches.add(ctx, &add, size)
+	return takenEntry{cmd: cmd, done: done, stream: a.Stream, maxLen: add.MaxLen}
 }
 
 // await returns when the entry is written, or with the error.
-func (w *entryWriter) await(ctx context.Context, cmd *redis.StringCmd, stream string, maxLen int64) error {
-	if err := cmd.Err(); err != nil {
-		return describe("XADD", stream, err)
+func (w *entryWriter) await(ctx context.Context, e takenEntry) error {
+	<-e.done
+	if err := e.cmd.Err(); err != nil {
+		return describe("XADD", e.stream, err)
 	}
-	if maxLen > 0 {
-		w.warnOfLoss(ctx, stream, maxLen)
+	if e.maxLen > 0 {
+		w.warnOfLoss(ctx, e.stream, e.maxLen)
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ func (w *entryWriter) warnOfLoss(ctx context.Context, stream string, maxLen int6
 	if !w.due(stream) {
 		return
 	}
-	info, err := w.direct.XInfoStream(ctx, stream).Result()
+	info, err := w.XInfoStream(ctx, stream).Result()
 	if err != nil || info.Length < maxLen || info.Groups == 0 {
 		return // the user may lack the permission, which publishing does not need
 	}
@@ -28,7 +28,7 @@ func (w *entryWriter) warnOfLoss(ctx context.Context, stream string, maxLen int6
 	if !ok {
 		return
 	}
-	done, err := settledOfGroups(ctx, w.direct, stream)
+	done, err := settledOfGroups(ctx, w, stream)
 	if err != nil {
 		return
 	}

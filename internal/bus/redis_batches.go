@@ -1,0 +1,125 @@
+package bus
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// addBytes is how much data a batch of XADDs has before another begins, so that a slow link can take each in time.
+const addBytes = 1 << 20
+
+// addYields is how often the others go first before a batch is sent. With one lane each that waits for an answer and
+// then runs its next event, 3 made batches a third larger than 1 did; 8 gained no more.
+const addYields = 3
+
+// addBatches sends XADDs in the order they come, one batch at a time: while one is on its way, the next collects. See
+// docs/adr/0007-announcements.md for why it is not go-redis's automatic pipeline.
+type addBatches struct {
+	client redis.UniversalClient
+
+	mu     sync.Mutex
+	queue  []*addBatch // the last one may still collect
+	closed bool
+
+	some  chan struct{} // one token when the queue stops being empty; closed to end
+	ended chan struct{}
+
+	base context.Context // of what is sent
+	drop context.CancelFunc
+}
+
+type addBatch struct {
+	pipe  redis.Pipeliner
+	bytes int
+	done  chan struct{} // closed: its commands have their results
+}
+
+func newAddBatches(client redis.UniversalClient) *addBatches {
+	b := &addBatches{client: client, some: make(chan struct{}, 1), ended: make(chan struct{})}
+	b.base, b.drop = context.WithCancel(context.Background())
+	go b.run()
+	return b
+}
+
+// add takes an XADD of about size bytes to be sent. The command has its result once done is closed.
+func (b *addBatches) add(ctx context.Context, a *redis.XAddArgs, size int) (cmd *redis.StringCmd, done <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		cmd = redis.NewStringCmd(ctx)
+		cmd.SetErr(ErrClosed)
+		return cmd, closedChannel
+	}
+	if last := len(b.queue) - 1; last < 0 || b.queue[last].bytes >= addBytes {
+		b.queue = append(b.queue, &addBatch{pipe: b.client.Pipeline(), done: make(chan struct{})})
+		if last < 0 {
+			notify(b.some)
+		}
+	}
+	batch := b.queue[len(b.queue)-1]
+	batch.bytes += size
+	return batch.pipe.XAdd(context.Background(), a), batch.done // the batch is sent whatever becomes of ctx
+}
+
+// closedChannel is what a command has that has its result.
+var closedChannel = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+func (b *addBatches) run() {
+	defer close(b.ended)
+	for range b.some {
+		for {
+			// Let those go first who are about to add: a batch costs a round trip, of whatever size it is.
+			for range addYields {
+				runtime.Gosched()
+			}
+			batch := b.next()
+			if batch == nil {
+				break
+			}
+			b.send(batch)
+		}
+	}
+}
+
+// next takes the first batch out of the queue, nil when there is none.
+func (b *addBatches) next() *addBatch {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.queue) == 0 {
+		return nil
+	}
+	batch := b.queue[0]
+	b.queue[0] = nil
+	b.queue = b.queue[1:]
+	return batch
+}
+
+// send sends a batch. Its commands have their own errors.
+func (b *addBatches) send(batch *addBatch) {
+	ctx, cancel := context.WithTimeout(b.base, publishTimeout)
+	defer cancel()
+	defer close(batch.done)
+	_, _ = batch.pipe.Exec(ctx)
+}
+
+// close sends what was added, as far as that takes no longer than finalTimeout, and ends.
+func (b *addBatches) close() {
+	b.mu.Lock()
+	if !b.closed {
+		b.closed = true
+		close(b.some)
+	}
+	b.mu.Unlock()
+	late := time.AfterFunc(finalTimeout, b.drop)
+	<-b.ended
+	late.Stop()
+	b.drop()
+}
