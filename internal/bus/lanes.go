@@ -3,7 +3,6 @@ package bus
 import (
 	"cmp"
 	"context"
-	"hash/maphash"
 	"maps"
 	"math/rand/v2"
 	"runtime"
@@ -37,7 +36,7 @@ func defaultLanes() int { return max(128, 16*runtime.GOMAXPROCS(0)) }
 // capacity), so that one held lane does not stop the others.
 type lanes struct {
 	laneConfig
-	seed  maphash.Seed
+	keys  *laneKeys
 	lanes []*lane
 	wg    sync.WaitGroup
 	ended func() bool // forgets the base context
@@ -68,7 +67,8 @@ type laneConfig struct {
 type delivery struct {
 	event *event.Event
 	meta  message.Metadata
-	held  bool // of what a close leaves: the reader has it and has not answered
+	key   *laneKey // in a lane: which one
+	held  bool     // of what a close leaves: the reader has it and has not answered
 }
 
 type lane struct {
@@ -89,7 +89,7 @@ type lane struct {
 // one at a time, and must not block for long.
 func startLanes(cfg laneConfig) *lanes {
 	l := &lanes{
-		laneConfig: cfg, seed: maphash.MakeSeed(), lanes: make([]*lane, max(cfg.n, 1)), stop: make(chan struct{}),
+		laneConfig: cfg, keys: newLaneKeys(max(cfg.n, 1)), lanes: make([]*lane, max(cfg.n, 1)), stop: make(chan struct{}),
 	}
 	if l.carry == nil {
 		l.carry = l.newMessage
@@ -130,26 +130,13 @@ func (l *lanes) endEach(finish bool) {
 	})
 }
 
-// enqueue queues an event in the lane of its order key. Events without one go to the
-// lane their entry ID hashes to, so they spread and are not ordered. It never
-// blocks. It must not be called once close has been.
+// enqueue queues an event in the lane of its order key. Events without one spread and are
+// not ordered. It never blocks. It must not be called once close has been.
 func (l *lanes) enqueue(d delivery) {
-	ln := l.lanes[0]
-	if len(l.lanes) > 1 {
-		key := d.event.OrderKey()
-		if key == "" {
-			key = d.event.EntryID
-		}
-		ln = l.lanes[l.of(key)]
-	}
-	if ln.push(d) {
+	d.key = l.keys.take(d.event.OrderKey())
+	if ln := l.lanes[d.key.lane]; ln.push(d) {
 		notify(ln.wake)
 	}
-}
-
-// of returns which lane a key's events go through.
-func (l *lanes) of(key string) int {
-	return int(maphash.String(l.seed, key) % uint64(len(l.lanes)))
 }
 
 // close stops the lanes and waits for them. With finish, what is queued runs
@@ -197,6 +184,7 @@ func (l *lanes) run(i int) {
 			return
 		}
 		l.settled(d.event)
+		l.keys.done(d.key)
 		d, ok = ln.next()
 	}
 }
