@@ -317,6 +317,5 @@ func (r *Redis) Close(ctx context.Context) error {
 				s.stream, s.group.name, ctx.Err()))
 		}
 	}
-	r.publish.shut()
-	return errors.Join(append(errs, r.client.Close())...)
+	return errors.Join(append(errs, r.publish.shut(r.client.Close))...)
 }

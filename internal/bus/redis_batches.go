@@ -35,6 +35,7 @@ type addBatches struct {
 type addBatch struct {
 	pipe  redis.Pipeliner
 	bytes int
+	began time.Time     // when its first command was added
 	done  chan struct{} // closed: its commands have their results
 }
 
@@ -55,7 +56,7 @@ func (b *addBatches) add(ctx context.Context, a *redis.XAddArgs, size int) (cmd 
 		return cmd, closedChannel
 	}
 	if last := len(b.queue) - 1; last < 0 || b.queue[last].bytes >= addBytes {
-		b.queue = append(b.queue, &addBatch{pipe: b.client.Pipeline(), done: make(chan struct{})})
+		b.queue = append(b.queue, &addBatch{pipe: b.client.Pipeline(), began: time.Now(), done: make(chan struct{})})
 		if last < 0 {
 			notify(b.some)
 		}
@@ -74,6 +75,7 @@ var closedChannel = func() chan struct{} {
 
 func (b *addBatches) run() {
 	defer close(b.ended)
+	hangs := false // the server did not answer the last batch
 	for range b.some {
 		for {
 			// Let those go first who are about to add: a batch costs a round trip, of whatever size it is.
@@ -84,7 +86,11 @@ func (b *addBatches) run() {
 			if batch == nil {
 				break
 			}
-			b.send(batch)
+			since := time.Now()
+			if hangs {
+				since = batch.began // or those that wait behind it would wait as long again, each
+			}
+			hangs = !b.send(batch, since.Add(publishTimeout))
 		}
 	}
 }
@@ -102,24 +108,43 @@ func (b *addBatches) next() *addBatch {
 	return batch
 }
 
-// send sends a batch. Its commands have their own errors.
-func (b *addBatches) send(batch *addBatch) {
-	ctx, cancel := context.WithTimeout(b.base, publishTimeout)
+// send sends a batch and reports whether the server answered all of it. Its commands have their own errors.
+func (b *addBatches) send(batch *addBatch, deadline time.Time) (answered bool) {
+	ctx, cancel := context.WithDeadline(b.base, deadline)
 	defer cancel()
 	defer close(batch.done)
-	_, _ = batch.pipe.Exec(ctx)
+	cmds, err := batch.pipe.Exec(ctx)
+	if err == nil || isAnswer(err) {
+		return true
+	}
+	for _, cmd := range cmds {
+		switch add, ok := cmd.(*redis.StringCmd); {
+		case ok && add.Val() != "":
+			add.SetErr(nil) // the client gives the error to those too that were answered before it
+		case b.base.Err() != nil:
+			cmd.SetErr(ErrClosed)
+		}
+	}
+	return false
 }
 
-// close sends what was added, as far as that takes no longer than finalTimeout, and ends.
-func (b *addBatches) close() {
+// close sends what was added, as far as that takes no longer than finalTimeout, and ends. disconnect closes the
+// client's connections: nothing else ends a call to a server that hangs.
+func (b *addBatches) close(disconnect func() error) error {
 	b.mu.Lock()
 	if !b.closed {
 		b.closed = true
 		close(b.some)
 	}
 	b.mu.Unlock()
-	late := time.AfterFunc(finalTimeout, b.drop)
-	<-b.ended
-	late.Stop()
+	late := time.NewTimer(finalTimeout)
+	defer late.Stop()
+	select {
+	case <-b.ended:
+	case <-late.C:
+	}
 	b.drop()
+	err := disconnect()
+	<-b.ended
+	return err
 }

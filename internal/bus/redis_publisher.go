@@ -16,7 +16,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// publishTimeout bounds one write of a dead letter, whose message's own context does not count.
+// publishTimeout bounds one batch of entries, and how long others wait behind one that the server does not answer. The
+// context of what is published does not count once it is taken.
 const publishTimeout = 5 * time.Second
 
 // redisPublisher is watermill-redisstream's Publisher over a client that sends what several goroutines publish at the
@@ -42,7 +43,7 @@ func newRedisPublisher(r *Redis) (*redisPublisher, error) {
 		redisstream.PublisherConfig{Client: w, Marshaller: entryMarshaller{}}, watermill.NopLogger{},
 	)
 	if err != nil {
-		w.batches.close()
+		_ = w.batches.close(func() error { return nil })
 		return nil, fmt.Errorf("publisher: %w", err)
 	}
 	return &redisPublisher{inner: inner, writer: w}, nil
@@ -60,7 +61,7 @@ func (p *redisPublisher) Publish(topic string, messages ...*message.Message) err
 // Enqueue takes a message for the stream topic, to be written after all that were taken before it, and returns at once.
 // wait returns when Redis has the entry, or with the error; it may be called once.
 func (p *redisPublisher) Enqueue(topic string, msg *message.Message) (wait func() error) {
-	add := redis.XAddArgs{Stream: topic}
+	add, size := redis.XAddArgs{Stream: topic}, len(msg.Payload)
 	if len(msg.Metadata) == 0 && msg.Payload != nil {
 		add.Values = []any{fieldData, []byte(msg.Payload)} // what entryFields comes to, without the maps
 	} else {
@@ -68,10 +69,10 @@ func (p *redisPublisher) Enqueue(topic string, msg *message.Message) (wait func(
 		if err != nil {
 			return func() error { return fmt.Errorf("publish to %s: %w", topic, err) }
 		}
-		add.Values = fields
+		add.Values, size = fields, fieldBytes(fields)
 	}
 	ctx := msg.Context()
-	taken := p.writer.submit(ctx, &add, len(msg.Payload))
+	taken := p.writer.submit(ctx, &add, size)
 	return func() error {
 		if err := p.writer.await(ctx, taken); err != nil {
 			return fmt.Errorf("publish to %s: %w", topic, err)
@@ -87,7 +88,8 @@ func (p *redisPublisher) Close() error { return nil }
 func (p *redisPublisher) retain(stream string) { p.writer.retain(stream) }
 func (p *redisPublisher) expect(stream string) { p.writer.expect(stream) }
 
-func (p *redisPublisher) shut() { p.writer.batches.close() }
+// shut ends the publisher, and its connections by disconnect.
+func (p *redisPublisher) shut(disconnect func() error) error { return p.writer.batches.close(disconnect) }
 
 // entryMarshaller turns a message into the fields of an entry.
 type entryMarshaller struct{}
