@@ -122,7 +122,7 @@ var _ Stage = (*dedupe)(nil)
 func (s *dedupe) Middleware(next message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) (out []*message.Message, err error) {
 		d := From(msg.Context())
-		key := s.key(d.Event)
+		key := bounded(s.key(d.Event))
 		if key == "" {
 			// An event without the fields the template names is like no other: to take it
 			// for a duplicate would lose it.
@@ -167,6 +167,19 @@ func (s *dedupe) Middleware(next message.HandlerFunc) message.HandlerFunc {
 		}
 		return out, nil
 	}
+}
+
+// maxKey is how long a key may be, in bytes, to be remembered as it is: of a longer one, which is as long as its producer
+// likes, a digest is.
+const maxKey = 256
+
+// bounded returns what is remembered of a key.
+func bounded(key string) string {
+	if len(key) <= maxKey {
+		return key
+	}
+	sum := sha256.Sum256([]byte(key))
+	return string(sum[:])
 }
 
 // keyFunc finds an event's key, "" when the event has none.

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -304,6 +308,196 @@ func TestMemoryStoreInherits(t *testing.T) {
 				t.Errorf("what the former commits later is known: %v", err)
 			}
 		})
+	}
+}
+
+// A store does what one does that keeps a list, whatever is asked of it in whatever order.
+func TestMemoryStoreAgreesWithAModel(t *testing.T) {
+	for _, capacity := range []int{1, 2, 5} {
+		for _, ttl := range []time.Duration{0, 10 * time.Second} {
+			t.Run(fmt.Sprintf("%d keys for %v", capacity, ttl), func(t *testing.T) {
+				ended, cancel := context.WithCancel(t.Context())
+				cancel()
+				rng, clock := rand.New(rand.NewPCG(uint64(capacity), uint64(ttl))), newTestClock()
+				s, err := NewMemoryStore(capacity, ttl, clock)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m := &modelStore{capacity: capacity, ttl: ttl, clock: clock, reserved: make(map[string]bool)}
+				for i := range 20_000 {
+					key := strconv.Itoa(rng.IntN(2 * (capacity + 1)))
+					var did string
+					switch n := rng.IntN(100); {
+					case n < 50:
+						did = "reserve " + key
+						fresh, err := s.Reserve(ended, key)
+						if wantFresh, waits := m.reserve(key); fresh != wantFresh || (err != nil) != waits {
+							t.Fatalf("%d, %s: %t, %v; want %t, waits %t", i, did, fresh, err, wantFresh, waits)
+						}
+					case n < 75:
+						did = "commit " + key // often one that nobody has reserved
+						_ = s.Commit(ended, key)
+						m.commit(key, clock.Now())
+					case n < 95:
+						did = "release " + key
+						s.Release(key)
+						delete(m.reserved, key)
+					case n < 99:
+						did = "wait"
+						clock.advance(time.Duration(rng.IntN(5000)) * time.Millisecond)
+					default:
+						did = "inherit"
+						heir, err := NewMemoryStore(1+rng.IntN(capacity+1), ttl, clock)
+						if err != nil {
+							t.Fatal(err)
+						}
+						heir.inherit(s)
+						s.sound(t)
+						m.inheritWith(heir.capacity)
+						s = heir
+					}
+					s.sound(t)
+					if s.Len() != len(m.committed) || len(s.marks) != len(m.committed)+len(m.reserved) {
+						t.Fatalf("%d, %s: %d keys committed of %d, want %d of %d", i, did, s.Len(), len(s.marks),
+							len(m.committed), len(m.committed)+len(m.reserved))
+					}
+				}
+			})
+		}
+	}
+}
+
+// sound fails the test unless the ring and the table have the same committed marks.
+func (s *MemoryStore) sound(t *testing.T) {
+	t.Helper()
+	n := 0
+	for m := s.recent.next; m != s.recent; m = m.next {
+		if n++; m.next.previous != m || s.marks[m.key] != m || m.ended != nil || n > s.committed {
+			t.Fatalf("mark %d of %d, of key %q, is not as it should be: %+v", n, s.committed, m.key, *m)
+		}
+	}
+	if n != s.committed || s.spare != nil && *s.spare != (mark{}) {
+		t.Fatalf("%d marks of %d, spare %+v", n, s.committed, s.spare)
+	}
+}
+
+// modelStore is a MemoryStore at its simplest.
+type modelStore struct {
+	capacity  int
+	ttl       time.Duration
+	clock     Clock
+	reserved  map[string]bool
+	committed []modelMark // the least recently used first
+}
+
+type modelMark struct {
+	key string
+	at  time.Time
+}
+
+// take removes a committed key.
+func (m *modelStore) take(key string) (mark modelMark, ok bool) {
+	i := slices.IndexFunc(m.committed, func(c modelMark) bool { return c.key == key })
+	if i < 0 {
+		return mark, false
+	}
+	mark = m.committed[i]
+	m.committed = slices.Delete(m.committed, i, i+1)
+	return mark, true
+}
+
+func (m *modelStore) reserve(key string) (fresh, waits bool) {
+	if m.reserved[key] {
+		return false, true
+	}
+	if mark, ok := m.take(key); ok && (m.ttl == 0 || m.clock.Now().Sub(mark.at) < m.ttl) {
+		m.committed = append(m.committed, mark)
+		return false, false
+	}
+	m.reserved[key] = true
+	return true, false
+}
+
+func (m *modelStore) commit(key string, at time.Time) {
+	delete(m.reserved, key)
+	m.take(key)
+	m.committed = append(m.committed, modelMark{key, at})
+	m.trim()
+}
+
+func (m *modelStore) trim() { m.committed = m.committed[max(0, len(m.committed)-m.capacity):] }
+
+// inheritWith makes it the store of another capacity that takes its place.
+func (m *modelStore) inheritWith(capacity int) {
+	m.capacity = capacity
+	clear(m.reserved)
+	m.trim()
+}
+
+// Many events of few keys at once: each key is handled by one at a time, and by none once it was.
+func TestMemoryStoreManyAtOnce(t *testing.T) {
+	const keys, each = 20, 50
+	s, err := NewMemoryStore(keys, 0, SystemClock{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running, handled [keys]atomic.Int32
+	var wg sync.WaitGroup
+	for i := range keys * each {
+		wg.Go(func() {
+			key := i % keys
+			fresh, err := s.Reserve(t.Context(), strconv.Itoa(key))
+			if err != nil {
+				t.Error(err)
+			}
+			if !fresh {
+				return
+			}
+			if running[key].Add(1) != 1 || handled[key].Load() != 0 {
+				t.Errorf("key %d runs twice", key)
+			}
+			runtime.Gosched()
+			running[key].Add(-1)
+			if i/keys%3 != 0 { // else the last of them may have none to commit
+				s.Release(strconv.Itoa(key))
+				return
+			}
+			handled[key].Add(1)
+			_ = s.Commit(t.Context(), strconv.Itoa(key))
+		})
+	}
+	wg.Wait()
+	s.sound(t)
+	for key := range handled {
+		if n := handled[key].Load(); n != 1 {
+			t.Errorf("key %d was handled %d times", key, n)
+		}
+	}
+}
+
+// A key that a producer has made long costs as little memory as others, and is told from one that begins the same.
+func TestDedupeKeepsDigestsOfLongKeys(t *testing.T) {
+	stage, err := (&DedupeConfig{Key: "hash", Capacity: 10}).Build(Deps{Clock: newTestClock()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	handle := stage.Middleware(func(*message.Message) ([]*message.Message, error) { return nil, nil })
+	long := strings.Repeat("a", 100_000)
+	for i, tt := range []struct {
+		hash string
+		want Outcome
+	}{{long, OutcomeSuccess}, {long, OutcomeDuplicate}, {long + "b", OutcomeSuccess}, {"a", OutcomeSuccess}} {
+		d := &Delivery{Context: t.Context(), Event: &event.Event{Hash: tt.hash}}
+		msg := message.NewMessage("", nil)
+		msg.SetContext(d)
+		if _, err := handle(msg); err != nil || d.Outcome != tt.want {
+			t.Errorf("event %d: %v, %v, want %v", i, d.Outcome, err, tt.want)
+		}
+	}
+	for key := range stage.(*dedupe).seen.(*MemoryStore).marks {
+		if len(key) > maxKey {
+			t.Errorf("a key of %d bytes is kept", len(key))
+		}
 	}
 }
 
