@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -462,6 +463,96 @@ func TestLanesClose(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// However a load is closed, each event is settled or left, once, and of a key what is left comes after what was settled.
+func TestLanesCloseUnderLoad(t *testing.T) {
+	for seed := range uint64(60) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		const events = 400
+		base, cancel := context.WithCancel(t.Context())
+		out := make(chan *message.Message)
+		var mu sync.Mutex
+		settled := make(map[string][]int) // by key, in order
+		total := 0
+		l := startLanes(laneConfig{
+			base: base, n: 1 + rng.IntN(8), out: out, first: time.Microsecond, most: time.Millisecond,
+			settled: func(e *event.Event) {
+				n, _ := strconv.Atoi(e.ID)
+				mu.Lock()
+				defer mu.Unlock()
+				settled[e.Key] = append(settled[e.Key], n)
+				total++
+			},
+		})
+		ended := make(chan struct{})
+		var readers sync.WaitGroup
+		for i := range 4 {
+			answers := rand.New(rand.NewPCG(seed, uint64(i)))
+			readers.Go(func() {
+				for {
+					select {
+					case msg := <-out:
+						runtime.Gosched()
+						if answers.IntN(5) == 0 {
+							msg.Nack()
+						} else {
+							msg.Ack()
+						}
+					case <-ended:
+						return
+					}
+				}
+			})
+		}
+		keys := 1 + rng.IntN(12)
+		for i := range events {
+			key := ""
+			if n := rng.IntN(keys); n > 0 {
+				key = strconv.Itoa(n)
+			}
+			l.enqueue(delivery{event: keyed(key, strconv.Itoa(i))})
+		}
+		left := make(chan []delivery, 3)
+		var closing sync.WaitGroup
+		for _, end := range [][]func(){
+			{func() { left <- l.close(true) }},
+			{func() { left <- l.close(false) }},
+			{func() { left <- l.close(true) }, func() { left <- l.close(false) }},
+			{func() { left <- l.close(true) }, cancel, func() { left <- l.close(true) }},
+			{cancel, func() { left <- l.close(false) }},
+		}[seed%5] {
+			closing.Go(end)
+		}
+		closing.Wait()
+		cancel()
+		close(ended)
+		readers.Wait()
+		close(left)
+		n := 0
+		for part := range left {
+			n += len(part)
+			for _, d := range part {
+				id, _ := strconv.Atoi(d.event.ID)
+				settled[d.event.Key] = append(settled[d.event.Key], id)
+			}
+		}
+		if total+n != events {
+			t.Fatalf("seed %d: %d settled and %d left of %d", seed, total, n, events)
+		}
+		seen := make(map[int]bool)
+		for key, ids := range settled {
+			if key != "" && !slices.IsSorted(ids) {
+				t.Errorf("seed %d: key %s: %v", seed, key, ids)
+			}
+			for _, id := range ids {
+				if seen[id] {
+					t.Errorf("seed %d: event %d twice", seed, id)
+				}
+				seen[id] = true
+			}
+		}
 	}
 }
 
