@@ -82,7 +82,7 @@ func buildFlow(plan FlowPlan, deps Deps, buses transports) (f *flow, err error) 
 	own := stages.Deps{
 		Flow: plan.Name, Stream: plan.Topic, Clock: deps.Clock, Rates: deps.Rates, Publisher: f.publisher,
 		Observer: deps.Observer, Logger: f.log, Limiters: deps.Limiters, Stopping: f.stopped,
-		MaxEventSize: plan.MaxEventSize,
+		MaxEventSize: plan.MaxEventSize, Announcements: deps.announcements[plan.Bus],
 	}
 	if f.stages, err = stages.Build(plan.Stages, own); err != nil {
 		return nil, err

@@ -32,6 +32,8 @@ type Deps struct {
 	Clock stages.Clock
 	// Logger receives what operators should see; nil discards it.
 	Logger *slog.Logger
+
+	announcements map[string]*stages.Announcements // by bus
 }
 
 // Router runs the flows of a plan, and of those that take its place.
@@ -68,7 +70,12 @@ func Build(plan *Plan, deps Deps) (*Router, error) {
 	if deps.Logger == nil {
 		deps.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Router{plan: plan, deps: deps, transports: deps.named(), log: deps.Logger}
+	r := &Router{plan: plan, transports: deps.named(), log: deps.Logger}
+	deps.announcements = make(map[string]*stages.Announcements, len(r.transports))
+	for name := range r.transports {
+		deps.announcements[name] = new(stages.Announcements)
+	}
+	r.deps = deps
 	for _, p := range plan.Flows {
 		if p.Disabled != "" {
 			continue

@@ -326,3 +326,53 @@ func TestLoops(t *testing.T) {
 		}
 	}
 }
+
+// Flows that announce on the same stream leave no announcement standing that one of them
+// has made untrue, and repeat none that stands, a reload between them or not.
+func TestFlowsAnnounceTogether(t *testing.T) {
+	const src = `
+version: 1
+providers: {ibkr: {rate: 60}}
+flows:
+  one:
+    from: {stream: telemetry.feedback, start: oldest}
+    stages: [handle: {with: feedback}, rate-apply: {publish: telemetry.rate_adjustment}]
+  other:
+    from: {stream: second, start: oldest}
+    stages: [handle: {with: feedback}, rate-apply: {publish: telemetry.rate_adjustment}]
+`
+	l := openRedis(t)
+	run := start(t, l, src, nil, nil)
+	sent := 0
+	send := func(stream, level string) {
+		t.Helper()
+		sent++
+		msg := message.NewMessage(fmt.Sprint("1-", sent), []byte(feedback("c", level, sent)))
+		if err := l.transport.Publisher().Publish("mdp:mdp."+stream, msg); err != nil {
+			t.Fatal(err)
+		}
+		run.settled(sent)
+	}
+	send("telemetry.feedback", "hard")
+	send("second", "ok")
+	send("telemetry.feedback", "hard")
+	send("second", "hard")
+	run.apply(strings.ReplaceAll(src, "stages: [", "stages: [dedupe, "), nil)
+	send("second", "hard")
+	send("telemetry.feedback", "ok")
+	entries, err := l.transport.Newest(context.Background(), adjustments, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range entries { // the newest first
+		a, err := event.Decoder{}.Decode(e.ID, []byte(e.Fields["data"])).RateAdjustment()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, a.Reason.String())
+	}
+	if want := "ok hard ok hard"; strings.Join(got, " ") != want {
+		t.Errorf("announced, the last first: %v, want %s", got, want)
+	}
+}

@@ -16,43 +16,77 @@ type Enqueuer interface {
 	Enqueue(topic string, msg *message.Message) (wait func() error)
 }
 
+// Announcements are what was announced last on the streams of one bus. All who announce
+// there share them: two flows that each knew their own announcements only would leave one
+// of them standing that the other's next has made untrue. They outlive the flows.
+type Announcements struct {
+	mu  sync.Mutex
+	all map[announced]*announcer
+}
+
+// announced is a stream, by key, and a provider whose state is announced on it.
+type announced struct{ stream, provider string }
+
+// of returns the announcer of a provider on a stream.
+func (a *Announcements) of(stream, provider string) *announcer {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key := announced{stream, provider}
+	one, ok := a.all[key]
+	if !ok {
+		if a.all == nil {
+			a.all = make(map[announced]*announcer)
+		}
+		one = new(announcer)
+		a.all[key] = one
+	}
+	return one
+}
+
 // announcer publishes the state of one provider. Reading the state and taking
 // the place in the publisher's order are one step, so announcements leave in the
 // order of the states they tell, and the last of them is the state that stands.
 type announcer struct {
-	read   func() (RateState, error)
-	always bool
-
 	mu    sync.Mutex
 	ever  bool // something was enqueued
 	known bool // what was enqueued last is known to be written, or on its way
 	scale float64
 	level event.Level
+	track string
+}
+
+// announcement is how a state is announced.
+type announcement struct {
+	read    func() (RateState, error)
+	always  bool // also one that was announced last
+	track   string
+	enqueue func(RateState) (wait func() error, err error)
+	ended   func(error) // told the result of the wait
 }
 
 // told reports whether there is nothing to announce after a change that led to state:
 // what was announced last says the same. Whatever has changed since then is for those
 // who changed it to announce.
-func (a *announcer) told(state RateState) bool {
+func (a *announcer) told(state RateState, track string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return !a.always && a.says(state)
+	return a.says(state, track)
 }
 
 // says reports whether what was enqueued last tells state. The caller holds mu.
-func (a *announcer) says(state RateState) bool {
-	return a.known && a.scale == state.Scale && a.level == state.Level
+func (a *announcer) says(state RateState, track string) bool {
+	return a.known && a.scale == state.Scale && a.level == state.Level && a.track == track
 }
 
 // announce enqueues the provider's state, where that is due, and returns when it is
-// written; ended is told the result. It reports whether it was due.
-func (a *announcer) announce(enqueue func(RateState) (wait func() error, err error), ended func(error)) (bool, error) {
-	wait, err := a.next(enqueue)
+// written. It reports whether it was due.
+func (a *announcer) announce(how announcement) (bool, error) {
+	wait, err := a.next(how)
 	if wait == nil || err != nil {
 		return false, err
 	}
 	err = wait()
-	ended(err)
+	how.ended(err)
 	if err != nil {
 		// Whatever else is on its way, the next event publishes again.
 		a.mu.Lock()
@@ -64,29 +98,29 @@ func (a *announcer) announce(enqueue func(RateState) (wait func() error, err err
 
 // outdated reports whether something was announced that stands no more, or may not
 // have been written.
-func (a *announcer) outdated() bool {
+func (a *announcer) outdated(read func() (RateState, error), track string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	state, err := a.read()
-	return err == nil && a.ever && !a.says(state)
+	state, err := read()
+	return err == nil && a.ever && !a.says(state, track)
 }
 
 // next enqueues the state and returns the wait for it, nil when there is nothing
 // to publish.
-func (a *announcer) next(enqueue func(RateState) (func() error, error)) (wait func() error, err error) {
+func (a *announcer) next(how announcement) (wait func() error, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	state, err := a.read()
+	state, err := how.read()
 	if err != nil {
 		return nil, err
 	}
-	if !a.always && a.says(state) {
+	if !how.always && a.says(state, how.track) {
 		return nil, nil
 	}
-	if wait, err = enqueue(state); err != nil {
+	if wait, err = how.enqueue(state); err != nil {
 		return nil, err
 	}
-	a.ever, a.known, a.scale, a.level = true, true, state.Scale, state.Level
+	a.ever, a.known, a.scale, a.level, a.track = true, true, state.Scale, state.Level, how.track
 	return wait, nil
 }
 

@@ -81,28 +81,6 @@ func (s *MemoryStore) inherit(former *MemoryStore) {
 	}
 }
 
-// Inherit implements Heir: what was announced last still is, on the same stream.
-func (s *rateApply) Inherit(former Stage) bool {
-	f, ok := former.(*rateApply)
-	if !ok || f.config.key != s.config.key || f.config.Track != s.config.Track {
-		return false
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for provider, a := range f.announcers {
-		s.announcer(provider).inherit(a)
-	}
-	return true
-}
-
-func (a *announcer) inherit(former *announcer) {
-	former.mu.Lock()
-	defer former.mu.Unlock()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.ever, a.known, a.scale, a.level = former.ever, former.known, former.scale, former.level
-}
-
 // Inherit implements Heir: the buckets go on where they are filled at the same rate.
 func (s *throttle) Inherit(former Stage) bool {
 	f, ok := former.(*throttle)

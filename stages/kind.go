@@ -87,6 +87,9 @@ type Deps struct {
 	Rates RateApplier
 	// Publisher writes to streams of the flow's bus, by full stream key.
 	Publisher message.Publisher
+	// Announcements are those of the flow's bus, for all flows on it. Nil makes the stage
+	// know its own only.
+	Announcements *Announcements
 	// Limiters makes what throttle stages take their tokens from; nil where there is none.
 	Limiters Limiters
 	// Stopping ends when the flow begins to stop: what waits gives up then, and its event

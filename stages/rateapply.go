@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"sync"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -41,8 +40,8 @@ func rateApplyKind() Kind {
 		Doc: "Adjustments are ordered by the event's own time per coordinator: an older one changes nothing, and " +
 			"applying the same one again is harmless. What is published is the provider's resulting state over all its " +
 			"coordinators, never the single event's, as a `telemetry.RateAdjustment` envelope with the provider as key. " +
-			"`when: change` compares with what was last published, so a publish that failed is made good by its retry " +
-			"or by the next event.\n\n" +
+			"`when: change` compares with what was last published on the stream, by whichever flow of the process, so a publish " +
+			"that failed is made good by its retry or by the next event.\n\n" +
 			"An event whose time is more than 30 s ahead of the clock is dead-lettered: it would hold its level against " +
 			"every honest event until that time comes.",
 		Example: "- rate-apply: {publish: telemetry.rate_adjustment, when: change}",
@@ -98,7 +97,10 @@ func (c *RateApplyConfig) Build(deps Deps) (Stage, error) {
 	if c.Publish != "" && deps.Publisher == nil {
 		return nil, errors.New("no publisher")
 	}
-	s := &rateApply{config: *c, deps: deps, enqueue: enqueueTo(deps.Publisher), announcers: make(map[string]*announcer)}
+	s := &rateApply{config: *c, deps: deps, enqueue: enqueueTo(deps.Publisher)}
+	if s.announcements = deps.Announcements; s.announcements == nil {
+		s.announcements = new(Announcements)
+	}
 	if f, ok := deps.Rates.(RateFollowing); ok && c.Publish != "" {
 		end := f.Follow(s.follow)
 		if deps.Stopping != nil {
@@ -109,12 +111,10 @@ func (c *RateApplyConfig) Build(deps Deps) (Stage, error) {
 }
 
 type rateApply struct {
-	config  RateApplyConfig
-	deps    Deps
-	enqueue func(topic string, msg *message.Message) (wait func() error)
-
-	mu         sync.Mutex
-	announcers map[string]*announcer // by provider
+	config        RateApplyConfig
+	deps          Deps
+	enqueue       func(topic string, msg *message.Message) (wait func() error)
+	announcements *Announcements
 }
 
 var _ Stage = (*rateApply)(nil)
@@ -138,8 +138,8 @@ func (s *rateApply) Middleware(next message.HandlerFunc) message.HandlerFunc {
 			d.Trace.Note("%s", applied(a, state))
 		}
 		if s.config.Publish != "" {
-			announcer, published := s.announcer(a.Provider), false
-			if !announcer.told(state) {
+			announcer, published := s.announcements.of(s.config.key, a.Provider), false
+			if s.config.When == whenAlways || !announcer.told(state, s.config.Track) {
 				published, err = s.announce(d, announcer, a.Provider, a.Time)
 			}
 			if err != nil {
@@ -169,10 +169,8 @@ func applied(a *Adjustment, state RateState) string {
 // follow corrects what was announced once another process has changed the provider's
 // state: whichever process published last, the last word is the state that stands.
 func (s *rateApply) follow(provider string) error {
-	s.mu.Lock()
-	a := s.announcers[provider]
-	s.mu.Unlock()
-	if a == nil || !a.outdated() {
+	a := s.announcements.of(s.config.key, provider)
+	if !a.outdated(s.reading(provider), s.config.Track) {
 		return nil
 	}
 	_, err := s.announce(context.Background(), a, provider, event.Seconds(s.deps.Clock.Now()))
@@ -182,38 +180,33 @@ func (s *rateApply) follow(provider string) error {
 // announce publishes the provider's state, where that is due, and reports whether it
 // was. Time is that of the event it comes from.
 func (s *rateApply) announce(ctx context.Context, a *announcer, provider string, time float64) (published bool, err error) {
-	return a.announce(func(state RateState) (func() error, error) {
-		adj := event.RateAdjustment{Provider: provider, Scale: state.Scale, Reason: state.Level, Time: time}
-		env, err := adj.Envelope(s.deps.Clock.Now(), s.config.Track)
-		if err != nil {
-			return nil, Permanent(err)
-		}
-		data, err := env.Append(make([]byte, 0, announcementSize))
-		if err != nil {
-			return nil, Permanent(err)
-		}
-		out := message.NewMessage("", data)
-		out.SetContext(ctx)
-		return s.enqueue(s.config.key, out), nil
-	}, func(err error) {
-		outcome := OutcomeSuccess
-		if err != nil {
-			outcome = OutcomeError
-		}
-		s.deps.Observer.Published(s.config.Publish, s.config.Track, outcome.String())
+	return a.announce(announcement{
+		read: s.reading(provider), always: s.config.When == whenAlways, track: s.config.Track,
+		enqueue: func(state RateState) (func() error, error) {
+			adj := event.RateAdjustment{Provider: provider, Scale: state.Scale, Reason: state.Level, Time: time}
+			env, err := adj.Envelope(s.deps.Clock.Now(), s.config.Track)
+			if err != nil {
+				return nil, Permanent(err)
+			}
+			data, err := env.Append(make([]byte, 0, announcementSize))
+			if err != nil {
+				return nil, Permanent(err)
+			}
+			out := message.NewMessage("", data)
+			out.SetContext(ctx)
+			return s.enqueue(s.config.key, out), nil
+		},
+		ended: func(err error) {
+			outcome := OutcomeSuccess
+			if err != nil {
+				outcome = OutcomeError
+			}
+			s.deps.Observer.Published(s.config.Publish, s.config.Track, outcome.String())
+		},
 	})
 }
 
-func (s *rateApply) announcer(provider string) *announcer {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	a, ok := s.announcers[provider]
-	if !ok {
-		a = &announcer{
-			always: s.config.When == whenAlways,
-			read:   func() (RateState, error) { return s.deps.Rates.RateState(provider) },
-		}
-		s.announcers[provider] = a
-	}
-	return a
+// reading returns how the provider's state is read.
+func (s *rateApply) reading(provider string) func() (RateState, error) {
+	return func() (RateState, error) { return s.deps.Rates.RateState(provider) }
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -151,6 +153,134 @@ func TestRateApplyAnnouncesInOrder(t *testing.T) {
 	for i := 1; i < len(got); i++ {
 		if got[i].Reason == got[i-1].Reason && got[i].Scale == got[i-1].Scale {
 			t.Errorf("announcement %d repeats the one before: %+v", i, got[i])
+		}
+	}
+}
+
+// Two flows that announce on one stream know of each other's announcements, and a stage
+// that takes the place of another of what that one announced.
+func TestRateApplyKnowsWhatOthersAnnounced(t *testing.T) {
+	rates, out, common := newLedger(), newOutbox(), new(Announcements)
+	build := func(track string, common *Announcements) func(level event.Level, ts float64) {
+		c := &RateApplyConfig{Publish: "out", When: whenChange, Track: track, key: outStream}
+		stage, err := c.Build(Deps{
+			Clock: newTestClock(), Rates: rates, Publisher: out, Observer: newCounters(), Announcements: common,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		handle := stage.Middleware(func(*message.Message) ([]*message.Message, error) { return nil, nil })
+		return func(level event.Level, ts float64) {
+			t.Helper()
+			msg := message.NewMessage("", nil)
+			msg.SetContext(&Delivery{Context: t.Context(), Adjustment: &Adjustment{
+				Provider: "ibkr", Coordinator: "a", Level: level, Policy: Policy{OK: 1, Soft: 0.5}, Time: ts,
+			}})
+			if _, err := handle(msg); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	one, other := build(event.TrackV1, common), build(event.TrackV1, common)
+	one(event.LevelHard, at)
+	other(event.LevelOK, at+1)
+	one(event.LevelHard, at+2)
+	other(event.LevelHard, at+3)
+	build(event.TrackV1, common)(event.LevelHard, at+4)
+	build(event.TrackV2, common)(event.LevelHard, at+5) // for those who read only that
+	build(event.TrackV2, new(Announcements))(event.LevelHard, at+6)
+	var got []string
+	for _, a := range (&bench{t: t, outbox: out}).announcements() {
+		got = append(got, fmt.Sprint(a.Reason, " ", a.Time-at))
+	}
+	if diff := cmp.Diff([]string{"hard 0", "ok 1", "hard 2", "hard 5", "hard 6"}, got); diff != "" {
+		t.Errorf("announced (-want +got):\n%s", diff)
+	}
+}
+
+// unsureWriter is an Enqueuer that writes one after another, in order, and fails now and
+// then, also with what it has written.
+type unsureWriter struct {
+	outbox
+	order chan func()
+	rng   *rand.Rand
+}
+
+func (w *unsureWriter) Enqueue(topic string, msg *message.Message) func() error {
+	result := make(chan error, 1)
+	w.order <- func() {
+		switch w.rng.IntN(6) {
+		case 0:
+			result <- errors.New("not written")
+		case 1:
+			_ = w.Publish(topic, msg)
+			result <- errors.New("no answer")
+		default:
+			result <- w.Publish(topic, msg)
+		}
+	}
+	return func() error { return <-result }
+}
+
+// Whatever fails, and whoever changes the state, the last that was written is the state
+// that stands once all events were handled.
+func TestRateApplyTellsTheLastState(t *testing.T) {
+	for seed := range uint64(40) {
+		rates, common := newLedger(), new(Announcements)
+		w := &unsureWriter{outbox: outbox{messages: make(map[string][]*message.Message)}, order: make(chan func(), 1000), rng: rand.New(rand.NewPCG(seed, 1))}
+		var writing sync.WaitGroup
+		writing.Go(func() {
+			for write := range w.order {
+				runtime.Gosched()
+				write()
+			}
+		})
+		var handlers []message.HandlerFunc
+		for range 2 { // flows
+			c := &RateApplyConfig{Publish: "out", When: whenChange, Track: event.TrackV1, key: outStream}
+			stage, err := c.Build(Deps{
+				Clock: newTestClock(), Rates: rates, Publisher: w, Observer: newCounters(), Announcements: common,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			handlers = append(handlers, stage.Middleware(func(*message.Message) ([]*message.Message, error) { return nil, nil }))
+		}
+		insist := func(attempt func() error) {
+			for attempt() != nil {
+				runtime.Gosched()
+			}
+		}
+		var working sync.WaitGroup
+		for lane := range 8 {
+			rng := rand.New(rand.NewPCG(seed, uint64(2+lane)))
+			working.Go(func() {
+				for i := range 30 {
+					a := Adjustment{
+						Provider: "ibkr", Coordinator: fmt.Sprint(lane % 4), Level: event.Level(rng.IntN(3)),
+						Policy: Policy{OK: 1, Soft: 0.5}, Time: at + float64(i),
+					}
+					if lane == 7 { // another process
+						_, _ = rates.Apply(t.Context(), a)
+						insist(func() error { return errors.Join(rates.others[0]("ibkr"), rates.others[1]("ibkr")) })
+						continue
+					}
+					insist(func() error {
+						msg := message.NewMessage("", nil)
+						msg.SetContext(&Delivery{Context: t.Context(), Adjustment: &a})
+						_, err := handlers[lane%2](msg)
+						return err
+					})
+				}
+			})
+		}
+		working.Wait()
+		close(w.order)
+		writing.Wait()
+		got := (&bench{t: t, outbox: &w.outbox}).announcements()
+		s, _ := rates.RateState("ibkr")
+		if last := got[len(got)-1]; last.Scale != s.Scale || last.Reason != s.Level {
+			t.Fatalf("seed %d: last announced %+v, the state is %+v", seed, last, s)
 		}
 	}
 }
