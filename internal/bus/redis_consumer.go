@@ -64,6 +64,9 @@ func (k redisKeys) lease(consumer string) string {
 // belongs to another program.
 func (k redisKeys) consumers() string { return k.prefix + ":consumers:" + k.group }
 
+// seen is the key of what is known of a group that began with the newest entry, for when it is made again.
+func (k redisKeys) seen() string { return k.prefix + ":group:" + k.group }
+
 // consumer is a subscription's identity in its group: a name that no other live process has, as the lease on it
 // proves. The name is stable over restarts, so that a process finds what its last life left pending.
 type consumer struct {

@@ -94,6 +94,89 @@ func TestRedisGroupDestroyedRepeatsLittle(t *testing.T) {
 	}
 }
 
+// A group that is to begin with the newest entry does so once: when it is made again, by whatever process, what nobody
+// is known to have acknowledged is not skipped, nor is what came before it repeated.
+func TestRedisGroupDestroyedBeforeAnotherConsumer(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		first func(t *testing.T, client *redis.Client, srv *redistest.Server, seen *tally) (back func()) // has consumed
+	}{
+		{"the first is away for a moment", func(t *testing.T, client *redis.Client, srv *redistest.Server, seen *tally) func() {
+			proxy := srv.Proxy(t)
+			r := newRig(t, proxy.URL())
+			r.subscribe(t, StartNewest, 8, seen.handle(nil))
+			until(t, "it attaches", func() bool { return r.Up() == nil })
+			consumed(t, client, r, seen)
+			proxy.Refuse("LOADING Redis is loading the dataset in memory")
+			until(t, "it is noticed", func() bool { return r.Up() != nil })
+			return proxy.Pass
+		}},
+		{"the first has ended", func(t *testing.T, client *redis.Client, srv *redistest.Server, seen *tally) func() {
+			r := newRig(t, srv.URL())
+			end := r.subscribe(t, StartNewest, 8, seen.handle(nil))
+			until(t, "it attaches", func() bool { return r.Up() == nil })
+			consumed(t, client, r, seen)
+			end()
+			return func() {}
+		}},
+		{"the first has only made it", func(t *testing.T, _ *redis.Client, srv *redistest.Server, seen *tally) func() {
+			r := newRig(t, srv.URL())
+			end := r.subscribe(t, StartNewest, 8, seen.handle(nil))
+			until(t, "it attaches", func() bool { return r.Up() == nil })
+			end()
+			return func() {}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			srv := redistest.Start(t)
+			client := srv.Client(t)
+			old := fill(t, client, 100, 10)
+			seen := newTally()
+			back := tt.first(t, client, srv, seen)
+			before := seen.distinct()
+			if err := client.XGroupDestroy(t.Context(), testStream, testGroup).Err(); err != nil {
+				t.Fatal(err)
+			}
+			ids := fill(t, client, 100, 10)
+			other := newRig(t, srv.URL(), func(c *RedisConfig) { c.Consumer = "other" })
+			other.subscribe(t, StartNewest, 8, seen.handle(nil))
+			until(t, "it attaches", func() bool { return other.Up() == nil })
+			back()
+			ids = append(ids, fill(t, client, 10, 10)...)
+			until(t, "the last is handled", func() bool { return len(seen.of(ids[len(ids)-1])) > 0 && pending(t, client) == 0 })
+			until(t, "all are handled", func() bool { return seen.distinct() == before+len(ids) })
+			for _, id := range old {
+				if len(seen.of(id)) > 0 {
+					t.Fatalf("entry %s came before the group and was handled", id)
+				}
+			}
+		})
+	}
+}
+
+func TestLastSeen(t *testing.T) {
+	l := lastSeen{done: streamID{1, 2}, delivered: "3-4", generated: streamID{5, 6}, added: 7}
+	if got, ok := parseLastSeen(l.String()); !ok || got != l {
+		t.Errorf("%q is read as %+v, %t", l, got, ok)
+	}
+	for _, text := range []string{"", "1-2 3-4 5-6", "1-2 3-4 5-6 7 8", "1-2 3-4 5-6 x", "1 3-4 5-6 7", "1-2 $ 5-6 7", "1-2 3-4 - 7"} {
+		if got, ok := parseLastSeen(text); ok {
+			t.Errorf("%q is read as %+v", text, got)
+		}
+	}
+}
+
+// consumed fills the stream, and waits until the rig's consumer has acknowledged all, and knows that.
+func consumed(t *testing.T, client *redis.Client, r *rig, seen *tally) {
+	t.Helper()
+	ids := fill(t, client, 100, 10)
+	until(t, "all are handled", func() bool { return seen.distinct() == len(ids) && pending(t, client) == 0 })
+	last, _ := parseStreamID(ids[len(ids)-1])
+	until(t, "the keeper has seen it", func() bool { return r.groupDone() == last })
+}
+
 // groupDone returns the ID up to which the rig's only subscription knows every entry to be acknowledged.
 func (r *rig) groupDone() streamID {
 	r.mu.Lock()

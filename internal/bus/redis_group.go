@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -17,13 +19,14 @@ type redisGroup struct {
 	client redis.UniversalClient
 	stream string
 	name   string
-	fresh  string // where a group that never was begins: "0" or "$"
+	newest bool // a group that never was begins with the newest entry, not the oldest
 	who    *consumer
 	log    *slog.Logger
 
 	mu    sync.Mutex
 	known bool     // the group has been seen
 	last  lastSeen // when known
+	kept  string   // last, as it was last written for others
 }
 
 // lastSeen is the state of a stream and a group at one moment.
@@ -32,6 +35,28 @@ type lastSeen struct {
 	delivered string   // last-delivered-id
 	generated streamID // the stream's last ID
 	added     int64    // entries ever added to the stream; 0 = the server does not say
+}
+
+// String is what parseLastSeen reads.
+func (l lastSeen) String() string {
+	return fmt.Sprintf("%s %s %s %d", l.done, l.delivered, l.generated, l.added)
+}
+
+func parseLastSeen(text string) (l lastSeen, ok bool) {
+	parts := strings.Fields(text)
+	if len(parts) != 4 {
+		return lastSeen{}, false
+	}
+	var (
+		ids   [3]streamID
+		valid = true
+	)
+	for i := range ids {
+		ids[i], ok = parseStreamID(parts[i])
+		valid = valid && ok
+	}
+	added, err := strconv.ParseInt(parts[3], 10, 64)
+	return lastSeen{done: ids[0], delivered: parts[1], generated: ids[2], added: added}, valid && err == nil
 }
 
 // groupView is one look at a group.
@@ -75,7 +100,29 @@ func (g *redisGroup) look(ctx context.Context) (groupView, error) {
 			g.note(stream.Val(), info, pending.Val())
 		}
 	}
+	g.keep(ctx)
 	return groupView{consumers: consumers.Val()}, nil
+}
+
+// keep writes what was seen for those who find the group gone and have not seen it: with a group that begins with the
+// newest entry they would skip what it had not acknowledged. One that begins with the oldest they begin there again.
+// What was written last will do when it fails: more is repeated then.
+func (g *redisGroup) keep(ctx context.Context) {
+	g.mu.Lock()
+	text := g.last.String()
+	due := g.newest && g.known && text != g.kept
+	g.mu.Unlock()
+	if !due {
+		return
+	}
+	key := g.who.keys.seen()
+	if err := g.client.Set(ctx, key, text, 0).Err(); err != nil {
+		g.log.Debug("keeping how far the group is failed", "err", describe("SET", key, err))
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.kept = text
 }
 
 func (g *redisGroup) note(stream *redis.XInfoStream, group redis.XInfoGroup, pending *redis.XPending) {
@@ -100,12 +147,20 @@ func (g *redisGroup) ensure(ctx context.Context) error {
 	g.mu.Lock()
 	known, last := g.known, g.last
 	g.mu.Unlock()
-	start := g.fresh
+	if !known && g.newest {
+		if last, known, err = g.recall(ctx); err != nil {
+			return err
+		}
+	}
+	start := last.done.String() // of what is not known the beginning, or with recall the newest entry
 	if known {
 		if start, err = g.resume(ctx, last); err != nil {
 			return err
 		}
 	}
+	g.mu.Lock()
+	g.kept = "" // it may have gone with the group
+	g.mu.Unlock()
 	err = g.client.XGroupCreateMkStream(ctx, g.stream, g.name, start).Err()
 	switch {
 	case redis.HasErrorPrefix(err, "BUSYGROUP"): // somebody else was first
@@ -118,6 +173,41 @@ func (g *redisGroup) ensure(ctx context.Context) error {
 	}
 	_, err = g.look(ctx)
 	return err
+}
+
+// recall returns what others have seen of the group. When there is none, known is false, and the group is to begin after
+// done: the newest entry now, which is kept before the group is made, since nothing that comes later may be skipped.
+func (g *redisGroup) recall(ctx context.Context) (last lastSeen, known bool, err error) {
+	key := g.who.keys.seen()
+	for {
+		text, err := g.client.Get(ctx, key).Result()
+		if err == nil {
+			if last, known = parseLastSeen(text); !known {
+				return lastSeen{}, false, fmt.Errorf("redis: key %q does not say how far the group is: delete it", key)
+			}
+			return last, true, nil
+		}
+		if !errors.Is(err, redis.Nil) {
+			return lastSeen{}, false, describe("GET", key, err)
+		}
+		stream, err := g.client.XInfoStream(ctx, g.stream).Result()
+		switch {
+		case isNoKey(err):
+			stream = &redis.XInfoStream{}
+		case err != nil:
+			return lastSeen{}, false, describe("XINFO STREAM", g.stream, err)
+		}
+		last = lastSeen{added: stream.EntriesAdded}
+		last.generated, _ = parseStreamID(stream.LastGeneratedID)
+		last.done, last.delivered = last.generated, last.generated.String()
+		err = g.client.SetArgs(ctx, key, last.String(), redis.SetArgs{Mode: "NX"}).Err()
+		if err == nil {
+			return last, false, nil
+		}
+		if !errors.Is(err, redis.Nil) { // or else another was first
+			return lastSeen{}, false, describe("SET", key, err)
+		}
+	}
 }
 
 // resume returns where a group that has gone begins anew. If the stream is still the one that was read, that is after
@@ -191,6 +281,10 @@ func (g *redisGroup) check(ctx context.Context, published []string, trim bool) e
 		{"SREM", registry, []any{"SREM", registry, "-"}},
 		{"EVAL", lease, []any{"EVAL", "return 1", 1, lease}},
 		{"EVALSHA", lease, []any{"EVALSHA", "0", 1, lease}},
+	}
+	if g.newest {
+		key := g.who.keys.seen()
+		probes = append(probes, probe{"GET", key, []any{"GET", key}})
 	}
 	if trim {
 		probes = append(probes, probe{"XTRIM", g.stream, []any{"XTRIM", g.stream, "MINID", "0-0"}})

@@ -89,7 +89,9 @@ func (p *redisPublisher) retain(stream string) { p.writer.retain(stream) }
 func (p *redisPublisher) expect(stream string) { p.writer.expect(stream) }
 
 // shut ends the publisher, and its connections by disconnect.
-func (p *redisPublisher) shut(disconnect func() error) error { return p.writer.batches.close(disconnect) }
+func (p *redisPublisher) shut(disconnect func() error) error {
+	return p.writer.batches.close(disconnect)
+}
 
 // entryMarshaller turns a message into the fields of an entry.
 type entryMarshaller struct{}

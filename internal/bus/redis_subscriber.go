@@ -147,10 +147,7 @@ func newSubscription(ctx context.Context, from *redisSubscriber) *subscription {
 	s.acks = newAcks(r, from.stream, from.group, s.flight, s.health)
 	s.who = newConsumer(r, newRedisKeys(from.stream, from.group), log)
 	s.group = &redisGroup{
-		client: r.client, stream: from.stream, name: from.group, fresh: "0", who: s.who, log: log,
-	}
-	if from.start == StartNewest {
-		s.group.fresh = "$"
+		client: r.client, stream: from.stream, name: from.group, newest: from.start == StartNewest, who: s.who, log: log,
 	}
 	s.recovery = newRecovery(s)
 	s.keeper = newKeeper(s)
