@@ -37,9 +37,22 @@ type expressionEnv struct {
 	Now        float64           `expr:"now"`
 }
 
+// expressionFields are the fields of expressionEnv by the names under which an expression
+// sees them.
+var expressionFields = func() map[string]int {
+	fields := make(map[string]int)
+	for i, f := range reflect.VisibleFields(reflect.TypeFor[expressionEnv]()) {
+		fields[f.Tag.Get("expr")] = i
+	}
+	return fields
+}()
+
 // expressionNames are the names an expression may use.
-var expressionNames = []string{
-	"deliveries", "headers", "id", "key", "now", "payload", "source", "stream", "track", "ts", "type",
+var expressionNames = slices.Sorted(maps.Keys(expressionFields))
+
+// value returns what an expression sees under a name.
+func (env *expressionEnv) value(name string) any {
+	return reflect.ValueOf(env).Elem().Field(expressionFields[name]).Interface()
 }
 
 // expressionDoc explains expressions, for the stages that take them.

@@ -183,11 +183,41 @@ func TestExpressionIsBounded(t *testing.T) {
 	}
 }
 
-// An expression sees the event by these names only.
+// An expression sees the event by these names, which are documented.
 func TestExpressionNamesAreTheEnvironment(t *testing.T) {
+	want := []string{"deliveries", "headers", "id", "key", "now", "payload", "source", "stream", "track", "ts", "type"}
+	if diff := cmp.Diff(want, expressionNames); diff != "" {
+		t.Errorf("names (-want +got):\n%s", diff)
+	}
 	for _, name := range expressionNames {
 		if _, _, err := compileExpression(name, anyResult); err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+		if !strings.Contains(expressionDoc, "`"+name+"`") {
+			t.Errorf("%s is not in the documentation", name)
+		}
+	}
+}
+
+// A remark shows what an expression has read, each by its name.
+func TestRemarkShowsEveryName(t *testing.T) {
+	e := event.Decoder{}.Decode("1-0", []byte(feedback("a", "ok", at)))
+	if e.Err != nil {
+		t.Fatal(e.Err)
+	}
+	e.Deliveries = 3
+	d, around := &Delivery{Context: t.Context(), Event: e}, surroundings{clock: newTestClock(), stream: "telemetry.feedback"}
+	for name, want := range map[string]string{
+		"deliveries": "3", "id": `"1-0"`, "key": `"a"`, "now": "1795556900.0", "stream": `"telemetry.feedback"`, "track": `"v1"`,
+		"ts": "1795556873.5", "type": `"telemetry.FeedbackEvent"`, "source": `"store"`,
+		"payload.level": `"ok"`,
+	} {
+		x, _, err := compileExpression(name+" == nil", boolResult)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := x.remark(d, around, false); !strings.HasSuffix(got, " ("+name+" = "+want+")") {
+			t.Errorf("%s: %s", name, got)
 		}
 	}
 }

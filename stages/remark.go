@@ -26,34 +26,12 @@ func (x *expression) remark(d *Delivery, s surroundings, yields bool) string {
 	var read []string
 	add := func(name string, v any) { read = append(read, name+" = "+jsonText(v)) }
 	for _, name := range slices.Sorted(maps.Keys(x.reads)) {
-		switch name {
-		case "id":
-			add(name, env.ID)
-		case "type":
-			add(name, env.Type)
-		case "key":
-			add(name, env.Key)
-		case "ts":
-			add(name, env.TS)
-		case "source":
-			add(name, env.Source)
-		case "track":
-			add(name, env.Track)
-		case "stream":
-			add(name, env.Stream)
-		case "deliveries":
-			add(name, env.Deliveries)
-		case "headers":
-			add(name, env.Headers)
-		case "now":
-			add(name, env.Now)
-		case "payload":
-			if x.members == nil {
-				add(name, env.Payload)
-			}
-			for _, member := range x.members {
-				add("payload."+member, env.Payload[member])
-			}
+		if name != "payload" || x.members == nil {
+			add(name, env.value(name))
+			continue
+		}
+		for _, member := range x.members {
+			add("payload."+member, env.Payload[member])
 		}
 	}
 	if len(read) == 0 {
