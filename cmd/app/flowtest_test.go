@@ -137,16 +137,102 @@ func TestTestUpdateAndReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var suites struct {
-		Tests    int `xml:"tests,attr"`
-		Failures int `xml:"failures,attr"`
-	}
-	if err := xml.Unmarshal(report, &suites); err != nil || suites.Tests != 3 || suites.Failures != 0 {
-		t.Errorf("%+v, %v\n%s", suites, err, report)
+	if r := readReport(t, string(report)); r.Tests != 3 || r.Failures != 0 {
+		t.Errorf("%+v\n%s", r, report)
 	}
 	if status, out, errs := invoke(t, nil, "", "test", "--junit", "no/such/folder.xml"); status != exitFailure || errs == "" {
 		t.Errorf("a report that cannot be written: status %d\n%s%s", status, out, errs)
 	}
+}
+
+// When a file is wrong there is a report all the same, with what is wrong.
+func TestReportOfWrongFiles(t *testing.T) {
+	inFolder(t, map[string]string{
+		"flows.yaml": withHandler, "flows_test.yaml": "tests:\n" + rightTest,
+		"bad.yaml": withHandler, "bad_test.yaml": "tests:\n" + strings.Replace(rightTest, "events", "evnts", 1),
+	})
+	const message = `test 1: unknown field "evnts" (did you mean "events"?)`
+	for name, tt := range map[string]struct {
+		args   []string
+		errors []string // file and message of each
+		others int
+	}{
+		"a fault":      {[]string{"."}, []string{"bad_test.yaml", message}, 1},
+		"no such file": {[]string{"no_test.yaml", "flows.yaml"}, []string{"no_test.yaml", "cannot be read: no such file or directory"}, 1},
+		"no files":     {[]string{t.TempDir()}, []string{"", "no *.yaml or *.yml file is in it"}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, where := range []string{"report.xml", "-"} {
+				status, out, errs := invoke(t, nil, "", append([]string{"test", "--junit", where}, tt.args...)...)
+				if status != exitConfig || !strings.Contains(errs, tt.errors[1]) {
+					t.Errorf("status %d\n%s", status, errs)
+				}
+				if where != "-" {
+					text, err := os.ReadFile(where)
+					if err != nil || out != "" {
+						t.Fatal(err, out)
+					}
+					out = string(text)
+				}
+				r := readReport(t, out)
+				found := 0
+				for _, s := range r.Suites {
+					for _, c := range s.Cases {
+						if c.Error != nil && strings.Contains(s.Name, tt.errors[0]) && strings.Contains(c.Error.Message, tt.errors[1]) {
+							found++
+						}
+					}
+				}
+				if found != 1 || r.Errors == 0 || r.Tests != r.Errors+tt.others {
+					t.Errorf("%d found, %+v\n%s", found, r, out)
+				}
+			}
+		})
+	}
+	if status, _, errs := invoke(t, nil, "", "test", "--junit", "no/such/folder.xml", "bad_test.yaml"); status != exitConfig ||
+		!strings.Contains(errs, message) || !strings.Contains(errs, "report: open no/such/folder.xml") {
+		t.Errorf("a report that cannot be written: status %d\n%s", status, errs)
+	}
+}
+
+// A report on standard output is alone there.
+func TestReportOnStandardOutput(t *testing.T) {
+	inFolder(t, map[string]string{"flows.yaml": withHandler, "flows_test.yaml": "tests:\n" + rightTest + wrongTest})
+	for _, args := range [][]string{{"-v"}, {"--update"}} {
+		status, out, errs := invoke(t, nil, "", append([]string{"test", "--junit", "-"}, args...)...)
+		r := readReport(t, out)
+		if len(r.Suites) != 1 || r.Suites[0].Name != "flows_test.yaml" || r.Tests != 2 || !strings.Contains(errs, "2 tests") {
+			t.Errorf("%v: status %d, %+v\n%s", args, status, r, errs)
+		}
+		if want := map[string]int{"-v": exitFailure, "--update": exitOK}[args[0]]; status != want || r.Failures != map[int]int{exitFailure: 1}[want] {
+			t.Errorf("%v: status %d, want %d; %+v", args, status, want, r)
+		}
+	}
+}
+
+type junitReport struct {
+	Tests    int `xml:"tests,attr"`
+	Failures int `xml:"failures,attr"`
+	Errors   int `xml:"errors,attr"`
+	Suites   []struct {
+		Name  string `xml:"name,attr"`
+		Cases []struct {
+			Error *struct {
+				Message string `xml:"message,attr"`
+			} `xml:"error"`
+		} `xml:"testcase"`
+	} `xml:"testsuite"`
+}
+
+func readReport(t *testing.T, text string) (r junitReport) {
+	t.Helper()
+	if err := xml.Unmarshal([]byte(text), &r); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	if !strings.HasSuffix(text, "</testsuites>\n") || !strings.HasPrefix(text, "<?xml") {
+		t.Errorf("not the report alone:\n%s", text)
+	}
+	return r
 }
 
 // check reads tests too, and does not take a file of them for one of flows.

@@ -47,6 +47,8 @@ it; without arguments it is this directory. docs/testing.md explains the format.
 A test that fails shows what was expected and what was there, and what each stage
 did with the events that tell why.
 
+--junit also writes a report when a file is wrong: with an error for each problem.
+
 With --update, what is expected of the tests that fail is replaced by what
 happened, in the files, with their comments; look at the difference before you
 keep it. A test without expectations gets all of them.
@@ -60,7 +62,7 @@ wrong, or there is no test.`,
 	cmd.Flags().StringVar(&flags.run, "run", "", "run only the tests whose name matches this `REGEXP`; -run does too")
 	cmd.Flags().BoolVarP(&flags.verbose, "verbose", "v", false, "list every test, and what each stage did with each event")
 	cmd.Flags().BoolVar(&flags.update, "update", false, "replace what the files expect by what happened")
-	cmd.Flags().StringVar(&flags.junit, "junit", "", "write a JUnit report in XML to this `FILE`")
+	cmd.Flags().StringVar(&flags.junit, "junit", "", "write a JUnit report in XML to this `FILE`; - is standard output, and all else goes to standard error")
 	cmd.Flags().DurationVar(&flags.timeout, "timeout", 30*time.Second, "the longest time that a test may take in reality")
 	_ = cmd.MarkFlagFilename("junit", "xml")
 	return cmd
@@ -97,9 +99,13 @@ func (f *testFlags) test(ctx context.Context, sys system, args []string) error {
 	if f.timeout <= 0 {
 		return configError(errors.New("--timeout must be positive"))
 	}
-	suites, d := f.load(sys, args)
-	if report(sys, d) {
-		return configError(errReported)
+	out := sys.stdout
+	if f.junit == "-" {
+		out = sys.stderr
+	}
+	suites, err := f.load(sys, args)
+	if err != nil {
+		return err
 	}
 	options := flowtest.Options{Run: only, Limit: f.timeout}
 	begun := time.Now()
@@ -111,21 +117,36 @@ func (f *testFlags) test(ctx context.Context, sys system, args []string) error {
 		return configError(fmt.Errorf("--run %q: no test has such a name", f.run))
 	}
 	if f.update {
-		var err error
-		if results, err = f.rewrite(ctx, sys, args, results, options); err != nil {
+		changed, err := f.rewrite(out, results)
+		if err != nil {
 			return err
 		}
-	}
-	failed := f.print(sys.stdout, results, time.Since(begun))
-	if f.junit != "" {
-		if err := writeJUnit(f.junit, results); err != nil {
-			return err
+		if changed {
+			if suites, err = f.load(sys, args); err != nil {
+				return err
+			}
+			results = flowtest.Run(ctx, suites, options)
 		}
 	}
-	if failed {
-		return errTestsFailed
+	failed := f.print(out, results, time.Since(begun))
+	err = f.writeJUnit(sys, func(w io.Writer) error { return flowtest.WriteJUnit(w, results) })
+	if err == nil && failed {
+		err = errTestsFailed
 	}
-	return nil
+	return err
+}
+
+// load reads the tests that the arguments stand for. When a file is wrong, all that is
+// wrong is reported.
+func (f *testFlags) load(sys system, args []string) ([]*flowtest.Suite, error) {
+	suites, d := f.read(sys, args)
+	if !report(sys, d) {
+		return suites, nil
+	}
+	if err := f.writeJUnit(sys, func(w io.Writer) error { return flowtest.WriteJUnitErrors(w, suites, d) }); err != nil {
+		return nil, configError(err)
+	}
+	return nil, configError(errReported)
 }
 
 func report(sys system, d flows.Diagnostics) (wrong bool) {
@@ -136,8 +157,8 @@ func report(sys system, d flows.Diagnostics) (wrong bool) {
 	return d.HasErrors()
 }
 
-// load reads the tests that the arguments stand for.
-func (f *testFlags) load(sys system, args []string) ([]*flowtest.Suite, flows.Diagnostics) {
+// read reads the tests that the arguments stand for.
+func (f *testFlags) read(sys system, args []string) ([]*flowtest.Suite, flows.Diagnostics) {
 	var d flows.Diagnostics
 	if len(args) == 0 {
 		args = []string{"."}
@@ -204,37 +225,28 @@ func hasTests(path string) bool {
 	return err == nil && len(src) <= maxSource && testsKey.Match(src)
 }
 
-// rewrite updates the files of the tests that failed, and runs the tests anew.
-func (f *testFlags) rewrite(
-	ctx context.Context, sys system, args []string, results []*flowtest.Result, options flowtest.Options,
-) ([]*flowtest.Result, error) {
-	changed := false
+// rewrite updates the files of the tests that failed, and reports whether one has
+// changed.
+func (f *testFlags) rewrite(w io.Writer, results []*flowtest.Result) (changed bool, err error) {
 	for _, path := range pathsOf(results) {
 		src, err := os.ReadFile(path)
 		if err != nil {
-			return nil, err
+			return changed, err
 		}
 		text, n, err := flowtest.Update(src, resultsOf(results, path))
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return changed, fmt.Errorf("%s: %w", path, err)
 		}
 		if n == 0 || bytes.Equal(src, text) {
 			continue
 		}
 		if err := overwrite(path, text); err != nil {
-			return nil, err
+			return changed, err
 		}
 		changed = true
-		fmt.Fprintf(sys.stdout, "%s: updated %d of the tests\n", path, n)
+		fmt.Fprintf(w, "%s: updated %d of the tests\n", path, n)
 	}
-	if !changed {
-		return results, nil
-	}
-	suites, d := f.load(sys, args)
-	if report(sys, d) {
-		return nil, configError(errReported)
-	}
-	return flowtest.Run(ctx, suites, options), nil
+	return changed, nil
 }
 
 // overwrite keeps the file's permissions.
@@ -367,13 +379,23 @@ func printHappening(w io.Writer, h flowtest.Happening) {
 	printSteps(w, "      ", h.Steps, false)
 }
 
-func writeJUnit(path string, results []*flowtest.Result) error {
-	f, err := os.Create(path)
+// writeJUnit writes a report where one is asked for.
+func (f *testFlags) writeJUnit(sys system, write func(io.Writer) error) error {
+	switch f.junit {
+	case "":
+		return nil
+	case "-":
+		if err := write(sys.stdout); err != nil {
+			return fmt.Errorf("report: %w", err)
+		}
+		return nil
+	}
+	file, err := os.Create(f.junit)
 	if err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
-	if err := errors.Join(flowtest.WriteJUnit(f, results), f.Close()); err != nil {
-		return fmt.Errorf("report %s: %w", path, err)
+	if err := errors.Join(write(file), file.Close()); err != nil {
+		return fmt.Errorf("report %s: %w", f.junit, err)
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package flowtest
 import (
 	"bytes"
 	"os"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -147,35 +146,6 @@ func TestUpdateRefuses(t *testing.T) {
 		if _, _, err := Update([]byte(text), results); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}
-	}
-}
-
-func TestJUnit(t *testing.T) {
-	results := run(t, flow, `tests:
-  - {name: "a < b", events: [{raw: x}], expect: {outcomes: {error: 1}}}
-  - {name: wrong, events: [{raw: x}], expect: {outcomes: {success: 1, error: 1}}}
-`)
-	results = append(results, &Result{Suite: results[0].Suite, Test: results[0].Test, Err: os.ErrDeadlineExceeded})
-	var b bytes.Buffer
-	if err := WriteJUnit(&b, results); err != nil {
-		t.Fatal(err)
-	}
-	got := regexp.MustCompile(`time="[0-9.]+"`).ReplaceAllString(strings.ReplaceAll(b.String(), results[0].Suite.Path, "PATH"), `time="T"`)
-	const want = `<?xml version="1.0" encoding="UTF-8"?>
-<testsuites tests="3" failures="1" errors="1" time="T">
-  <testsuite name="PATH" tests="3" failures="1" errors="1" time="T">
-    <testcase name="a &lt; b" classname="PATH" file="PATH" line="2" time="T"></testcase>
-    <testcase name="wrong" classname="PATH" file="PATH" line="3" time="T">
-      <failure message="outcomes">PATH:3:58: outcomes&#xA;  - success: 1&#xA;  + success: 0</failure>
-    </testcase>
-    <testcase name="a &lt; b" classname="PATH" file="PATH" line="2" time="T">
-      <error message="i/o timeout"></error>
-    </testcase>
-  </testsuite>
-</testsuites>
-`
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
