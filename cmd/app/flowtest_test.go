@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/mjdevaccount/pulseflow/internal/flowtest"
 )
@@ -15,7 +18,7 @@ import (
 func TestShippedFlowPassesItsTests(t *testing.T) {
 	t.Chdir(filepath.Join("..", ".."))
 	status, out, errs := invoke(t, map[string]string{"EVENT_BUS_BACKEND": "redis", "PULSE_ENABLED": "false"}, "", "test", "flows.yaml")
-	if status != exitOK || errs != "" || !strings.Contains(out, "ok    flows_test.yaml  17 tests in ") {
+	if status != exitOK || errs != "" || !strings.Contains(out, "ok    flows_test.yaml  17 tests passed in ") {
 		t.Errorf("status %d\n%s%s", status, out, errs)
 	}
 }
@@ -87,15 +90,15 @@ func TestTestCommand(t *testing.T) {
 			[]string{
 				"--- FAIL: wrong (0s virtual in ", ")\n    flows_test.yaml:9:17: outcomes\n      - success: 1\n      + success: 0\n" +
 					"      - error: 0\n      + error: 1\n    0s       feedback 1767225600000-0: error, decode: entry: not JSON: unexpected character at byte 0\n",
-				"FAIL  flows_test.yaml  1 of 2 tests failed in ", "2 tests run, 1 failed in ", "\n-v lists every test, ",
+				"FAIL  flows_test.yaml  1 of 2 tests failed in ", "\ntotal 1 of 2 tests failed in ", "\n-v lists every test, ",
 			},
 			"",
 		},
 		"the flow file beside it":    {[]string{"flows.yaml"}, exitFailure, []string{"FAIL  flows_test.yaml  1 of 2"}, ""},
-		"a flow file with tests":     {[]string{"inside/flows.yaml"}, exitOK, []string{"ok    inside/flows.yaml  1 test in ", "1 test passed in "}, ""},
-		"a pattern":                  {[]string{"insid*/*.yaml", "--run", "right"}, exitOK, []string{"ok    inside/flows.yaml  1 test in ", "1 test passed"}, ""},
-		"one hyphen":                 {[]string{"-run", "^right$", "flows.yaml"}, exitOK, []string{"1 test passed"}, ""},
-		"one hyphen and a sign":      {[]string{"flows.yaml", "-run=wrong"}, exitFailure, []string{"1 test run, 1 failed"}, ""},
+		"a flow file with tests":     {[]string{"inside/flows.yaml"}, exitOK, []string{"ok    inside/flows.yaml  1 test passed in ", "\ntotal 1 test passed in "}, ""},
+		"a pattern":                  {[]string{"insid*/*.yaml", "--run", "right"}, exitOK, []string{"ok    inside/flows.yaml  1 test passed in ", "\ntotal 1 test passed in "}, ""},
+		"one hyphen":                 {[]string{"-run", "^right$", "flows.yaml"}, exitOK, []string{"\ntotal 1 test passed in "}, ""},
+		"one hyphen and a sign":      {[]string{"flows.yaml", "-run=wrong"}, exitFailure, []string{"\ntotal 1 of 1 test failed in "}, ""},
 		"every stage":                {[]string{"-v", "inside/flows.yaml"}, exitOK, []string{"--- ok: right (0s virtual in ", "3 handle      passed   level soft → scale 0.5 for ibkr"}, ""},
 		"no such test":               {[]string{"--run", "x", "flows.yaml"}, exitConfig, nil, `--run "x": no test has such a name`},
 		"no pattern":                 {[]string{"--run", "(", "flows.yaml"}, exitConfig, nil, "--run: error parsing regexp"},
@@ -120,12 +123,53 @@ func TestTestCommand(t *testing.T) {
 	}
 }
 
+// The times of the files and of all are of one kind: from the begin of the first test to
+// the end of the last one.
+func TestSummary(t *testing.T) {
+	a, b := &flowtest.Suite{Path: "a_test.yaml"}, &flowtest.Suite{Path: "b_test.yaml"}
+	begin := time.Unix(0, 0)
+	result := func(s *flowtest.Suite, name string, from, to int, err error) *flowtest.Result {
+		const ms = time.Millisecond
+		return &flowtest.Result{
+			Suite: s, Test: &flowtest.Test{Name: name}, Began: begin.Add(time.Duration(from) * ms),
+			Took: time.Duration(to-from) * ms, Err: err, Elapsed: time.Hour,
+		}
+	}
+	for name, tt := range map[string]struct {
+		results []*flowtest.Result
+		want    string
+	}{
+		"one file": {
+			[]*flowtest.Result{result(a, "x", 10, 40, nil), result(a, "y", 20, 50, nil)},
+			"ok    a_test.yaml  2 tests passed in 40ms\ntotal 2 tests passed in 40ms\n",
+		},
+		"two files at the same time": {
+			[]*flowtest.Result{result(a, "x", 10, 60, nil), result(a, "y", 20, 40, nil), result(b, "z", 15, 70, nil)},
+			"ok    a_test.yaml  2 tests passed in 50ms\nok    b_test.yaml  1 test passed in 55ms\ntotal 3 tests passed in 60ms\n",
+		},
+		"a failure": {
+			[]*flowtest.Result{result(a, "x", 10, 11, nil), result(b, "y", 10, 12, os.ErrClosed), result(b, "z", 11, 15, nil)},
+			"ok    a_test.yaml  1 test passed in 1ms\n--- FAIL: y (1h0m0s virtual in 2ms)\n    file already closed\n" +
+				"FAIL  b_test.yaml  1 of 2 tests failed in 5ms\ntotal 1 of 3 tests failed in 5ms\n-v lists every test, and what each " +
+				"stage did with each event; --run NAME runs some of them\n",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out strings.Builder
+			failed := new(testFlags).print(&out, tt.results)
+			if diff := cmp.Diff(tt.want, out.String()); diff != "" || failed != strings.Contains(tt.want, "FAIL") {
+				t.Errorf("failed %v (-want +got):\n%s", failed, diff)
+			}
+		})
+	}
+}
+
 func TestTestUpdateAndReport(t *testing.T) {
 	inFolder(t, map[string]string{
 		"flows.yaml": withHandler, "flows_test.yaml": "tests:\n" + rightTest + wrongTest + "  - name: new\n    events: [{raw: x}]\n",
 	})
 	status, out, errs := invoke(t, nil, "", "test", "--update", "--junit", "report.xml")
-	if status != exitOK || errs != "" || !strings.HasPrefix(out, "flows_test.yaml: updated 2 of the tests\nok    flows_test.yaml  3 tests in ") {
+	if status != exitOK || errs != "" || !strings.HasPrefix(out, "flows_test.yaml: updated 2 of the tests\nok    flows_test.yaml  3 tests passed in ") {
 		t.Errorf("status %d\n%s%s", status, out, errs)
 	}
 	text, err := os.ReadFile("flows_test.yaml")

@@ -108,7 +108,6 @@ func (f *testFlags) test(ctx context.Context, sys system, args []string) error {
 		return err
 	}
 	options := flowtest.Options{Run: only, Limit: f.timeout}
-	begun := time.Now()
 	results := flowtest.Run(ctx, suites, options)
 	switch {
 	case ctx.Err() != nil:
@@ -128,7 +127,7 @@ func (f *testFlags) test(ctx context.Context, sys system, args []string) error {
 			results = flowtest.Run(ctx, suites, options)
 		}
 	}
-	failed := f.print(out, results, time.Since(begun))
+	failed := f.print(out, results)
 	err = f.writeJUnit(sys, func(w io.Writer) error { return flowtest.WriteJUnit(w, results) })
 	if err == nil && failed {
 		err = errTestsFailed
@@ -273,35 +272,44 @@ func resultsOf(results []*flowtest.Result, path string) []*flowtest.Result {
 	return slices.DeleteFunc(slices.Clone(results), func(r *flowtest.Result) bool { return r.Suite.Path != path })
 }
 
-// print reports the results, by file, and whether a test failed.
-func (f *testFlags) print(w io.Writer, results []*flowtest.Result, took time.Duration) (failed bool) {
-	total, failures := len(results), 0
+// print reports the results, by file, and whether a test failed. Every time is the real
+// one from the begin of the first test to the end of the last one, so that no file took
+// longer than all.
+func (f *testFlags) print(w io.Writer, results []*flowtest.Result) (failed bool) {
 	for _, path := range pathsOf(results) {
 		list := resultsOf(results, path)
-		bad, busy := 0, time.Duration(0)
 		for _, r := range list {
-			if !r.Passed() {
-				bad++
-			}
-			busy += r.Took
 			f.printOne(w, r)
 		}
-		failures += bad
-		if bad > 0 {
-			fmt.Fprintf(w, "FAIL  %s  %d of %s failed in %s\n", path, bad, tests(len(list)), rounded(busy))
-		} else {
-			fmt.Fprintf(w, "ok    %s  %s in %s\n", path, tests(len(list)), rounded(busy))
+		verdict := "ok"
+		if failures(list) > 0 {
+			verdict = "FAIL"
 		}
+		fmt.Fprintf(w, "%-5s %s  %s\n", verdict, path, summary(list))
 	}
-	verdict := "passed"
-	if failures > 0 {
-		verdict = fmt.Sprintf("run, %d failed", failures)
-	}
-	fmt.Fprintf(w, "%s %s in %s\n", tests(total), verdict, rounded(took))
-	if failures > 0 && !f.verbose {
+	fmt.Fprintf(w, "total %s\n", summary(results))
+	failed = failures(results) > 0
+	if failed && !f.verbose {
 		fmt.Fprintln(w, "-v lists every test, and what each stage did with each event; --run NAME runs some of them")
 	}
-	return failures > 0
+	return failed
+}
+
+func failures(results []*flowtest.Result) (n int) {
+	for _, r := range results {
+		if !r.Passed() {
+			n++
+		}
+	}
+	return n
+}
+
+func summary(results []*flowtest.Result) string {
+	span := rounded(flowtest.Span(results))
+	if n := failures(results); n > 0 {
+		return fmt.Sprintf("%d of %s failed in %s", n, tests(len(results)), span)
+	}
+	return fmt.Sprintf("%s passed in %s", tests(len(results)), span)
 }
 
 // rounded leaves as much of a duration as one looks at.
