@@ -123,6 +123,61 @@ func TestTestCommand(t *testing.T) {
 	}
 }
 
+// What --update cannot write is told and left, and all else is updated; what stands for
+// another test's expectation is, once that has changed.
+func TestTestUpdateLeaves(t *testing.T) {
+	const payload = "{payload: {coordinator_id: a, queue_size: 1, capacity: 2, level: soft}}"
+	for name, tt := range map[string]struct {
+		before, after string
+		status        int
+		errs          string
+	}{
+		"an alias that is right no more": {
+			"  - name: a\n    events: [" + payload + "]\n    expect:\n      outcomes: &o {success: 2}\n" +
+				"  - name: b\n    events: [" + payload + ", " + payload + "]\n    expect:\n      outcomes: *o\n",
+			"  - name: a\n    events: [" + payload + "]\n    expect:\n      outcomes: &o {success: 1}\n" +
+				"  - name: b\n    events: [" + payload + ", " + payload + "]\n    expect:\n      outcomes: {success: 2}\n",
+			exitOK, "",
+		},
+		"one that stands for another": {
+			"  - name: a\n    events: [" + payload + "]\n    expect: &e {outcomes: {success: 1}}\n" +
+				"  - name: b\n    events: [{raw: x}]\n    expect: *e\n  - name: c\n    events: [{raw: x}]\n    expect: {outcomes: {success: 1}}\n",
+			"  - name: a\n    events: [" + payload + "]\n    expect: &e {outcomes: {success: 1}}\n" +
+				"  - name: b\n    events: [{raw: x}]\n    expect: *e\n  - name: c\n    events: [{raw: x}]\n    expect: {outcomes: {success: 0, error: 1}}\n",
+			exitFailure, "flows_test.yaml: test \"b\" cannot be updated: its expect stands for that of another test",
+		},
+		"events of other names": {
+			"  - name: a\n    events: [{name: x, raw: x}, {name: z, raw: x}]\n    expect: &e {dead_letters: [{event: x}, {event: x}]}\n" +
+				"  - name: b\n    events: [{name: x, raw: x}, {name: y, raw: x}]\n    expect: *e\n",
+			"  - name: a\n    events: [{name: x, raw: x}, {name: z, raw: x}]\n    expect: &e {dead_letters: [{event: x}, {event: x}]}\n" +
+				"  - name: b\n    events: [{name: x, raw: x}, {name: y, raw: x}]\n    expect: *e\n",
+			exitFailure, "cannot be updated: what one test expects stands for what another one does",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inFolder(t, map[string]string{"flows.yaml": withHandler, "flows_test.yaml": "tests:\n" + tt.before})
+			status, out, errs := invoke(t, nil, "", "test", "--update")
+			if status != tt.status || !strings.Contains(errs, tt.errs) || tt.status == exitOK && errs != "" {
+				t.Errorf("status %d, want %d\n%s%s", status, tt.status, out, errs)
+			}
+			if !strings.Contains(out, "\ntotal ") {
+				t.Errorf("no report:\n%s", out)
+			}
+			text, err := os.ReadFile("flows_test.yaml")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff("tests:\n"+tt.after, string(text)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			_, _, _ = invoke(t, nil, "", "test", "--update")
+			if again, err := os.ReadFile("flows_test.yaml"); err != nil || string(again) != string(text) {
+				t.Errorf("the second time, %v:\n%s", err, again)
+			}
+		})
+	}
+}
+
 // The times of the files and of all are of one kind: from the begin of the first test to
 // the end of the last one.
 func TestSummary(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/internal/flowtest"
+	"github.com/mjdevaccount/pulseflow/stages"
 )
 
 type testFlags struct {
@@ -118,7 +119,7 @@ func (f *testFlags) test(ctx context.Context, sys system, args []string) error {
 	var left error // why a test cannot be updated
 	for round := 0; f.update && round < maxRounds; round++ {
 		var changed bool
-		if changed, left = f.rewrite(out, results); !changed {
+		if changed, left = f.rewrite(out, sys.stages, results); !changed {
 			break
 		}
 		if suites, err = f.load(sys, args); err != nil {
@@ -229,7 +230,7 @@ func hasTests(path string) bool {
 
 // rewrite updates the files of the tests that failed, and reports whether one has
 // changed. The error says what cannot be updated; all else is.
-func (f *testFlags) rewrite(w io.Writer, results []*flowtest.Result) (changed bool, err error) {
+func (f *testFlags) rewrite(w io.Writer, kinds *stages.Registry, results []*flowtest.Result) (changed bool, err error) {
 	var errs []error
 	for _, path := range pathsOf(results) {
 		src, err := os.ReadFile(path)
@@ -246,6 +247,11 @@ func (f *testFlags) rewrite(w io.Writer, results []*flowtest.Result) (changed bo
 		}
 		if err := overwrite(path, text); err != nil {
 			errs = append(errs, err)
+			continue
+		}
+		if _, d := flowtest.Load(path, kinds, true); d.HasErrors() {
+			errs = append(errs, overwrite(path, src), fmt.Errorf("%s cannot be updated: what one test expects stands for what another one "+
+				"does, where it would be wrong: write it out: %w", path, d.Err()))
 			continue
 		}
 		changed = true
