@@ -203,6 +203,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{`d: "100"`, `d: expected a unit (ns, us, ms, s, m, h) after the number, such as 100ms, found string "100"`},
 		{`d: 2h`, `d: must be at most 1h, found "2h"`},
 		{`d: -1s`, `d: must not be negative, found "-1s"`},
+		{`d: -0s`, `d: must not be negative, found "-0s"`},
 		{
 			`z: 100`,
 			`z: expected a unit after the number (B, KB, KiB, MB, MiB, GB, GiB), such as 1MiB, found integer 100`,

@@ -36,11 +36,13 @@ func Limits() []SchemaLimit {
 		{LimitNeighbour, "what one key of a mapping asks of another: a `min_rate` that is at most `rate`, a `cert` with its `key`"},
 		{LimitReference, "what one part of the file asks of another: that a provider or a schema is there, the order of " +
 			"stages, the keys of streams that a route names, streams and groups that two flows share, circles of flows"},
-		{LimitExpression, "what an expression, or the template of a dedupe key, says: its syntax, types and cost"},
-		{LimitMagnitude, "how much a duration or a size is, but for one that must not be zero"},
+		{LimitExpression, "what an expression, the template of a dedupe key, or in tests a pointer or the name of a metric " +
+			"says: its syntax, types and cost"},
+		{LimitMagnitude, "how much a duration or a size is, but for one that must not be zero, and how many days a month has"},
 		{LimitSpelling, "how YAML is written: `0x10` for `16`, `5.0` for `5`, a quoted `\"yes\"`, tags such as `!!str`, control characters"},
 		{LimitURL, "a URL, beyond its scheme and the form of its path"},
-		{LimitOutside, "what lies outside the file: certificates, files of JSON Schema, and what their readers say of them"},
+		{LimitOutside, "what lies outside the file: certificates, files of JSON Schema, recordings, the flow file of a file " +
+			"of tests, and what their readers say of them"},
 		{LimitExtent, "the extent of the file: 1 MiB, 100,000 values with all that aliases stand for, 100 levels"},
 	}
 }

@@ -3,6 +3,7 @@ package flows
 import (
 	"fmt"
 	"iter"
+	"math"
 )
 
 // Any declares a value of any shape, which is kept as it stands in the file, for its owner to decode.
@@ -98,8 +99,26 @@ func (a anyValue) decode(c decoding, f *Field, n *Node) bool {
 		c.errorf(n.pos, "%s has no value: give it one or remove the key", f.Name)
 		return false
 	}
+	before := len(*c.diags)
+	if f.Name != keyTests { // which is looked at by whoever runs them
+		decoding{scope: scoped(c.scope, f.Name), diags: c.diags}.json(n)
+	}
 	*a.dst = n
-	return true
+	return len(*c.diags) == before
+}
+
+// json reports what JSON has not, at any depth: repeated keys, and numbers that are infinite or none.
+func (c decoding) json(n *Node) {
+	if v, ok := n.number(); ok && (math.IsInf(v, 0) || math.IsNaN(v)) {
+		c.errorf(n.pos, "%s: JSON has no such number: quote it to make it a text", n.text)
+	}
+	c.repeated(n.pairs, "key")
+	for _, p := range n.pairs {
+		c.json(p.value)
+	}
+	for _, item := range n.items {
+		c.json(item)
+	}
 }
 
 func (anyValue) absent(*Field) {}

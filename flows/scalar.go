@@ -105,7 +105,7 @@ func parseDuration(text string) (time.Duration, error) {
 		return 0, Beyond(LimitMagnitude, errors.New("must be at most 2562047h, some 290 years"))
 	case err != nil:
 		return 0, errors.New("expected a duration with a unit (ns, us, ms, s, m, h), such as 100ms")
-	case v < 0:
+	case strings.HasPrefix(text, "-"): // also of nothing
 		return 0, errors.New("must not be negative")
 	}
 	return v, nil

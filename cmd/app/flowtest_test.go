@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/mjdevaccount/pulseflow/internal/flowtest"
 )
@@ -15,7 +18,7 @@ import (
 func TestShippedFlowPassesItsTests(t *testing.T) {
 	t.Chdir(filepath.Join("..", ".."))
 	status, out, errs := invoke(t, map[string]string{"EVENT_BUS_BACKEND": "redis", "PULSE_ENABLED": "false"}, "", "test", "flows.yaml")
-	if status != exitOK || errs != "" || !strings.Contains(out, "ok    flows_test.yaml  17 tests in ") {
+	if status != exitOK || errs != "" || !strings.Contains(out, "ok    flows_test.yaml  17 tests passed in ") {
 		t.Errorf("status %d\n%s%s", status, out, errs)
 	}
 }
@@ -87,15 +90,15 @@ func TestTestCommand(t *testing.T) {
 			[]string{
 				"--- FAIL: wrong (0s virtual in ", ")\n    flows_test.yaml:9:17: outcomes\n      - success: 1\n      + success: 0\n" +
 					"      - error: 0\n      + error: 1\n    0s       feedback 1767225600000-0: error, decode: entry: not JSON: unexpected character at byte 0\n",
-				"FAIL  flows_test.yaml  1 of 2 tests failed in ", "2 tests run, 1 failed in ", "\n-v lists every test, ",
+				"FAIL  flows_test.yaml  1 of 2 tests failed in ", "\ntotal 1 of 2 tests failed in ", "\n-v lists every test, ",
 			},
 			"",
 		},
 		"the flow file beside it":    {[]string{"flows.yaml"}, exitFailure, []string{"FAIL  flows_test.yaml  1 of 2"}, ""},
-		"a flow file with tests":     {[]string{"inside/flows.yaml"}, exitOK, []string{"ok    inside/flows.yaml  1 test in ", "1 test passed in "}, ""},
-		"a pattern":                  {[]string{"insid*/*.yaml", "--run", "right"}, exitOK, []string{"ok    inside/flows.yaml  1 test in ", "1 test passed"}, ""},
-		"one hyphen":                 {[]string{"-run", "^right$", "flows.yaml"}, exitOK, []string{"1 test passed"}, ""},
-		"one hyphen and a sign":      {[]string{"flows.yaml", "-run=wrong"}, exitFailure, []string{"1 test run, 1 failed"}, ""},
+		"a flow file with tests":     {[]string{"inside/flows.yaml"}, exitOK, []string{"ok    inside/flows.yaml  1 test passed in ", "\ntotal 1 test passed in "}, ""},
+		"a pattern":                  {[]string{"insid*/*.yaml", "--run", "right"}, exitOK, []string{"ok    inside/flows.yaml  1 test passed in ", "\ntotal 1 test passed in "}, ""},
+		"one hyphen":                 {[]string{"-run", "^right$", "flows.yaml"}, exitOK, []string{"\ntotal 1 test passed in "}, ""},
+		"one hyphen and a sign":      {[]string{"flows.yaml", "-run=wrong"}, exitFailure, []string{"\ntotal 1 of 1 test failed in "}, ""},
 		"every stage":                {[]string{"-v", "inside/flows.yaml"}, exitOK, []string{"--- ok: right (0s virtual in ", "3 handle      passed   level soft → scale 0.5 for ibkr"}, ""},
 		"no such test":               {[]string{"--run", "x", "flows.yaml"}, exitConfig, nil, `--run "x": no test has such a name`},
 		"no pattern":                 {[]string{"--run", "(", "flows.yaml"}, exitConfig, nil, "--run: error parsing regexp"},
@@ -120,12 +123,108 @@ func TestTestCommand(t *testing.T) {
 	}
 }
 
+// What --update cannot write is told and left, and all else is updated; what stands for
+// another test's expectation is, once that has changed.
+func TestTestUpdateLeaves(t *testing.T) {
+	const payload = "{payload: {coordinator_id: a, queue_size: 1, capacity: 2, level: soft}}"
+	for name, tt := range map[string]struct {
+		before, after string
+		status        int
+		errs          string
+	}{
+		"an alias that is right no more": {
+			"  - name: a\n    events: [" + payload + "]\n    expect:\n      outcomes: &o {success: 2}\n" +
+				"  - name: b\n    events: [" + payload + ", " + payload + "]\n    expect:\n      outcomes: *o\n",
+			"  - name: a\n    events: [" + payload + "]\n    expect:\n      outcomes: &o {success: 1}\n" +
+				"  - name: b\n    events: [" + payload + ", " + payload + "]\n    expect:\n      outcomes: {success: 2}\n",
+			exitOK, "",
+		},
+		"one that stands for another": {
+			"  - name: a\n    events: [" + payload + "]\n    expect: &e {outcomes: {success: 1}}\n" +
+				"  - name: b\n    events: [{raw: x}]\n    expect: *e\n  - name: c\n    events: [{raw: x}]\n    expect: {outcomes: {success: 1}}\n",
+			"  - name: a\n    events: [" + payload + "]\n    expect: &e {outcomes: {success: 1}}\n" +
+				"  - name: b\n    events: [{raw: x}]\n    expect: *e\n  - name: c\n    events: [{raw: x}]\n    expect: {outcomes: {success: 0, error: 1}}\n",
+			exitFailure, "flows_test.yaml: test \"b\" cannot be updated: its expect stands for that of another test",
+		},
+		"events of other names": {
+			"  - name: a\n    events: [{name: x, raw: x}, {name: z, raw: x}]\n    expect: &e {dead_letters: [{event: x}, {event: x}]}\n" +
+				"  - name: b\n    events: [{name: x, raw: x}, {name: y, raw: x}]\n    expect: *e\n",
+			"  - name: a\n    events: [{name: x, raw: x}, {name: z, raw: x}]\n    expect: &e {dead_letters: [{event: x}, {event: x}]}\n" +
+				"  - name: b\n    events: [{name: x, raw: x}, {name: y, raw: x}]\n    expect: *e\n",
+			exitFailure, "cannot be updated: what one test expects stands for what another one does",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inFolder(t, map[string]string{"flows.yaml": withHandler, "flows_test.yaml": "tests:\n" + tt.before})
+			status, out, errs := invoke(t, nil, "", "test", "--update")
+			if status != tt.status || !strings.Contains(errs, tt.errs) || tt.status == exitOK && errs != "" {
+				t.Errorf("status %d, want %d\n%s%s", status, tt.status, out, errs)
+			}
+			if !strings.Contains(out, "\ntotal ") {
+				t.Errorf("no report:\n%s", out)
+			}
+			text, err := os.ReadFile("flows_test.yaml")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff("tests:\n"+tt.after, string(text)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			_, _, _ = invoke(t, nil, "", "test", "--update")
+			if again, err := os.ReadFile("flows_test.yaml"); err != nil || string(again) != string(text) {
+				t.Errorf("the second time, %v:\n%s", err, again)
+			}
+		})
+	}
+}
+
+// The times of the files and of all are of one kind: from the begin of the first test to
+// the end of the last one.
+func TestSummary(t *testing.T) {
+	a, b := &flowtest.Suite{Path: "a_test.yaml"}, &flowtest.Suite{Path: "b_test.yaml"}
+	begin := time.Unix(0, 0)
+	result := func(s *flowtest.Suite, name string, from, to int, err error) *flowtest.Result {
+		const ms = time.Millisecond
+		return &flowtest.Result{
+			Suite: s, Test: &flowtest.Test{Name: name}, Began: begin.Add(time.Duration(from) * ms),
+			Took: time.Duration(to-from) * ms, Err: err, Elapsed: time.Hour,
+		}
+	}
+	for name, tt := range map[string]struct {
+		results []*flowtest.Result
+		want    string
+	}{
+		"one file": {
+			[]*flowtest.Result{result(a, "x", 10, 40, nil), result(a, "y", 20, 50, nil)},
+			"ok    a_test.yaml  2 tests passed in 40ms\ntotal 2 tests passed in 40ms\n",
+		},
+		"two files at the same time": {
+			[]*flowtest.Result{result(a, "x", 10, 60, nil), result(a, "y", 20, 40, nil), result(b, "z", 15, 70, nil)},
+			"ok    a_test.yaml  2 tests passed in 50ms\nok    b_test.yaml  1 test passed in 55ms\ntotal 3 tests passed in 60ms\n",
+		},
+		"a failure": {
+			[]*flowtest.Result{result(a, "x", 10, 11, nil), result(b, "y", 10, 12, os.ErrClosed), result(b, "z", 11, 15, nil)},
+			"ok    a_test.yaml  1 test passed in 1ms\n--- FAIL: y (1h0m0s virtual in 2ms)\n    file already closed\n" +
+				"FAIL  b_test.yaml  1 of 2 tests failed in 5ms\ntotal 1 of 3 tests failed in 5ms\n-v lists every test, and what each " +
+				"stage did with each event; --run NAME runs some of them\n",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out strings.Builder
+			failed := new(testFlags).print(&out, tt.results)
+			if diff := cmp.Diff(tt.want, out.String()); diff != "" || failed != strings.Contains(tt.want, "FAIL") {
+				t.Errorf("failed %v (-want +got):\n%s", failed, diff)
+			}
+		})
+	}
+}
+
 func TestTestUpdateAndReport(t *testing.T) {
 	inFolder(t, map[string]string{
 		"flows.yaml": withHandler, "flows_test.yaml": "tests:\n" + rightTest + wrongTest + "  - name: new\n    events: [{raw: x}]\n",
 	})
 	status, out, errs := invoke(t, nil, "", "test", "--update", "--junit", "report.xml")
-	if status != exitOK || errs != "" || !strings.HasPrefix(out, "flows_test.yaml: updated 2 of the tests\nok    flows_test.yaml  3 tests in ") {
+	if status != exitOK || errs != "" || !strings.HasPrefix(out, "flows_test.yaml: updated 2 of the tests\nok    flows_test.yaml  3 tests passed in ") {
 		t.Errorf("status %d\n%s%s", status, out, errs)
 	}
 	text, err := os.ReadFile("flows_test.yaml")
@@ -137,16 +236,102 @@ func TestTestUpdateAndReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var suites struct {
-		Tests    int `xml:"tests,attr"`
-		Failures int `xml:"failures,attr"`
-	}
-	if err := xml.Unmarshal(report, &suites); err != nil || suites.Tests != 3 || suites.Failures != 0 {
-		t.Errorf("%+v, %v\n%s", suites, err, report)
+	if r := readReport(t, string(report)); r.Tests != 3 || r.Failures != 0 {
+		t.Errorf("%+v\n%s", r, report)
 	}
 	if status, out, errs := invoke(t, nil, "", "test", "--junit", "no/such/folder.xml"); status != exitFailure || errs == "" {
 		t.Errorf("a report that cannot be written: status %d\n%s%s", status, out, errs)
 	}
+}
+
+// When a file is wrong there is a report all the same, with what is wrong.
+func TestReportOfWrongFiles(t *testing.T) {
+	inFolder(t, map[string]string{
+		"flows.yaml": withHandler, "flows_test.yaml": "tests:\n" + rightTest,
+		"bad.yaml": withHandler, "bad_test.yaml": "tests:\n" + strings.Replace(rightTest, "events", "evnts", 1),
+	})
+	const message = `test 1: unknown field "evnts" (did you mean "events"?)`
+	for name, tt := range map[string]struct {
+		args   []string
+		errors []string // file and message of each
+		others int
+	}{
+		"a fault":      {[]string{"."}, []string{"bad_test.yaml", message}, 1},
+		"no such file": {[]string{"no_test.yaml", "flows.yaml"}, []string{"no_test.yaml", "cannot be read: no such file or directory"}, 1},
+		"no files":     {[]string{t.TempDir()}, []string{"", "no *.yaml or *.yml file is in it"}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, where := range []string{"report.xml", "-"} {
+				status, out, errs := invoke(t, nil, "", append([]string{"test", "--junit", where}, tt.args...)...)
+				if status != exitConfig || !strings.Contains(errs, tt.errors[1]) {
+					t.Errorf("status %d\n%s", status, errs)
+				}
+				if where != "-" {
+					text, err := os.ReadFile(where)
+					if err != nil || out != "" {
+						t.Fatal(err, out)
+					}
+					out = string(text)
+				}
+				r := readReport(t, out)
+				found := 0
+				for _, s := range r.Suites {
+					for _, c := range s.Cases {
+						if c.Error != nil && strings.Contains(s.Name, tt.errors[0]) && strings.Contains(c.Error.Message, tt.errors[1]) {
+							found++
+						}
+					}
+				}
+				if found != 1 || r.Errors == 0 || r.Tests != r.Errors+tt.others {
+					t.Errorf("%d found, %+v\n%s", found, r, out)
+				}
+			}
+		})
+	}
+	if status, _, errs := invoke(t, nil, "", "test", "--junit", "no/such/folder.xml", "bad_test.yaml"); status != exitConfig ||
+		!strings.Contains(errs, message) || !strings.Contains(errs, "report: open no/such/folder.xml") {
+		t.Errorf("a report that cannot be written: status %d\n%s", status, errs)
+	}
+}
+
+// A report on standard output is alone there.
+func TestReportOnStandardOutput(t *testing.T) {
+	inFolder(t, map[string]string{"flows.yaml": withHandler, "flows_test.yaml": "tests:\n" + rightTest + wrongTest})
+	for _, args := range [][]string{{"-v"}, {"--update"}} {
+		status, out, errs := invoke(t, nil, "", append([]string{"test", "--junit", "-"}, args...)...)
+		r := readReport(t, out)
+		if len(r.Suites) != 1 || r.Suites[0].Name != "flows_test.yaml" || r.Tests != 2 || !strings.Contains(errs, "2 tests") {
+			t.Errorf("%v: status %d, %+v\n%s", args, status, r, errs)
+		}
+		if want := map[string]int{"-v": exitFailure, "--update": exitOK}[args[0]]; status != want || r.Failures != map[int]int{exitFailure: 1}[want] {
+			t.Errorf("%v: status %d, want %d; %+v", args, status, want, r)
+		}
+	}
+}
+
+type junitReport struct {
+	Tests    int `xml:"tests,attr"`
+	Failures int `xml:"failures,attr"`
+	Errors   int `xml:"errors,attr"`
+	Suites   []struct {
+		Name  string `xml:"name,attr"`
+		Cases []struct {
+			Error *struct {
+				Message string `xml:"message,attr"`
+			} `xml:"error"`
+		} `xml:"testcase"`
+	} `xml:"testsuite"`
+}
+
+func readReport(t *testing.T, text string) (r junitReport) {
+	t.Helper()
+	if err := xml.Unmarshal([]byte(text), &r); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	if !strings.HasSuffix(text, "</testsuites>\n") || !strings.HasPrefix(text, "<?xml") {
+		t.Errorf("not the report alone:\n%s", text)
+	}
+	return r
 }
 
 // check reads tests too, and does not take a file of them for one of flows.

@@ -50,7 +50,7 @@ With --tests it is the schema of the files of flow tests, NAME_test.yaml.`,
 
 // testSchema describes a file of flow tests.
 func testSchema() map[string]any {
-	schema := flowtest.Fields().Schema()
+	schema := flowtest.Schema()
 	schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	schema["title"] = "Pulseflow flow tests"
 	return schema
@@ -61,7 +61,7 @@ func flowSchema(reg *stages.Registry) map[string]any {
 	schema := reg.JSONSchema()
 	properties, _ := schema["properties"].(map[string]any)
 	tests, _ := properties["tests"].(map[string]any)
-	inFile, _ := flowtest.Fields().Schema()["properties"].(map[string]any)["tests"].(map[string]any)
+	inFile, _ := flowtest.Schema()["properties"].(map[string]any)["tests"].(map[string]any)
 	doc := tests["description"]
 	maps.Copy(tests, inFile)
 	tests["description"] = doc

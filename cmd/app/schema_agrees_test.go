@@ -132,14 +132,19 @@ type agreement struct {
 }
 
 func compare(schema *jsonschema.Schema, src []byte, env func(string) (string, bool)) agreement {
+	file, d := flows.Parse("flows.yaml", src, env)
+	new(fileFlags).examine(file, stages.Builtin(), &d)
+	return agree(schema, src, d)
+}
+
+// agree holds what a schema says of a file to what the loader has found.
+func agree(schema *jsonschema.Schema, src []byte, d flows.Diagnostics) agreement {
 	var a agreement
 	v, err := document(src)
 	if err == nil {
 		err = schema.Validate(v)
 	}
 	a.schema = err
-	file, d := flows.Parse("flows.yaml", src, env)
-	new(fileFlags).examine(file, stages.Builtin(), &d)
 	for _, x := range d {
 		if x.Severity == flows.Error {
 			a.loader = append(a.loader, x)
@@ -163,14 +168,8 @@ func (a agreement) fault() string {
 	return ""
 }
 
-// FuzzSchemaAgrees changes right files here and there, as trees: keys dropped, repeated
-// and renamed, values of other types and units, parts swapped, wrapped and nested. What
-// comes of it the schema and the loader both accept or both refuse, but for errors that
-// carry one of flows.Limits.
-func FuzzSchemaAgrees(f *testing.F) {
-	schema := printedSchema(f)
-	files := rightFiles(f)
-	words := vocabulary()
+// addChoices seeds a fuzz test with choices of mutations.
+func addChoices(f *testing.F) {
 	for i := range uint64(400) {
 		data := make([]byte, 40)
 		r := rand.New(rand.NewPCG(i, 7)) //nolint:gosec // a test must repeat
@@ -179,6 +178,17 @@ func FuzzSchemaAgrees(f *testing.F) {
 		}
 		f.Add(data)
 	}
+}
+
+// FuzzSchemaAgrees changes right files here and there, as trees: keys dropped, repeated
+// and renamed, values of other types and units, parts swapped, wrapped and nested. What
+// comes of it the schema and the loader both accept or both refuse, but for errors that
+// carry one of flows.Limits.
+func FuzzSchemaAgrees(f *testing.F) {
+	schema := printedSchema(f)
+	files := rightFiles(f)
+	words := vocabulary()
+	addChoices(f)
 	env := func(name string) (string, bool) {
 		v, ok := map[string]string{"X": "1", "WORD": "abc", "EMPTY": "", "TIME": "5s", "BAD": "a b"}[name]
 		return v, ok
@@ -276,10 +286,21 @@ func vocabulary() []string {
 		"payload.x > 1", "payload.", "id", "1 +", "now - ts", "{a: payload.b}", "nope", "telemetry.feedback", "telemetry.Feedback", "telemetry.Envelope",
 		strings.Repeat("k", 300), strings.Repeat("k", 600), strings.Repeat("é ", 5000),
 	}
+	words = append(words, names(flows.Reference())...)
+	for _, k := range stages.Builtin().Kinds() {
+		words = append(words, k.Name)
+		words = append(words, names(k.New().Fields())...)
+	}
+	slices.Sort(words)
+	return slices.Compact(words)
+}
+
+// names are the texts that fields are declared with.
+func names(fields flows.Fields) (words []string) {
 	var collect func(fs flows.Fields)
 	collect = func(fs flows.Fields) {
 		for _, f := range fs {
-			if f.Name == "tests" {
+			if f.Name == "tests" && f.Kind == flows.KindAny {
 				continue // which have a schema and a loader of their own
 			}
 			words = append(words, f.Name, f.Default, f.Example, f.Min, f.Max, f.Above)
@@ -287,13 +308,8 @@ func vocabulary() []string {
 			collect(f.Fields)
 		}
 	}
-	collect(flows.Reference())
-	for _, k := range stages.Builtin().Kinds() {
-		words = append(words, k.Name)
-		collect(k.New().Fields())
-	}
-	slices.Sort(words)
-	return slices.Compact(words)
+	collect(fields)
+	return words
 }
 
 // mutation changes a file at places and in ways that its choices say.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/internal/flowtest"
+	"github.com/mjdevaccount/pulseflow/stages"
 )
 
 type testFlags struct {
@@ -47,6 +48,8 @@ it; without arguments it is this directory. docs/testing.md explains the format.
 A test that fails shows what was expected and what was there, and what each stage
 did with the events that tell why.
 
+--junit also writes a report when a file is wrong: with an error for each problem.
+
 With --update, what is expected of the tests that fail is replaced by what
 happened, in the files, with their comments; look at the difference before you
 keep it. A test without expectations gets all of them.
@@ -60,7 +63,7 @@ wrong, or there is no test.`,
 	cmd.Flags().StringVar(&flags.run, "run", "", "run only the tests whose name matches this `REGEXP`; -run does too")
 	cmd.Flags().BoolVarP(&flags.verbose, "verbose", "v", false, "list every test, and what each stage did with each event")
 	cmd.Flags().BoolVar(&flags.update, "update", false, "replace what the files expect by what happened")
-	cmd.Flags().StringVar(&flags.junit, "junit", "", "write a JUnit report in XML to this `FILE`")
+	cmd.Flags().StringVar(&flags.junit, "junit", "", "write a JUnit report in XML to this `FILE`; - is standard output, and all else goes to standard error")
 	cmd.Flags().DurationVar(&flags.timeout, "timeout", 30*time.Second, "the longest time that a test may take in reality")
 	_ = cmd.MarkFlagFilename("junit", "xml")
 	return cmd
@@ -97,12 +100,15 @@ func (f *testFlags) test(ctx context.Context, sys system, args []string) error {
 	if f.timeout <= 0 {
 		return configError(errors.New("--timeout must be positive"))
 	}
-	suites, d := f.load(sys, args)
-	if report(sys, d) {
-		return configError(errReported)
+	out := sys.stdout
+	if f.junit == "-" {
+		out = sys.stderr
+	}
+	suites, err := f.load(sys, args)
+	if err != nil {
+		return err
 	}
 	options := flowtest.Options{Run: only, Limit: f.timeout}
-	begun := time.Now()
 	results := flowtest.Run(ctx, suites, options)
 	switch {
 	case ctx.Err() != nil:
@@ -110,22 +116,40 @@ func (f *testFlags) test(ctx context.Context, sys system, args []string) error {
 	case len(results) == 0:
 		return configError(fmt.Errorf("--run %q: no test has such a name", f.run))
 	}
-	if f.update {
-		var err error
-		if results, err = f.rewrite(ctx, sys, args, results, options); err != nil {
+	var left error // why a test cannot be updated
+	for round := 0; f.update && round < maxRounds; round++ {
+		var changed bool
+		if changed, left = f.rewrite(out, sys.stages, results); !changed {
+			break
+		}
+		if suites, err = f.load(sys, args); err != nil {
 			return err
 		}
+		results = flowtest.Run(ctx, suites, options)
 	}
-	failed := f.print(sys.stdout, results, time.Since(begun))
-	if f.junit != "" {
-		if err := writeJUnit(f.junit, results); err != nil {
-			return err
-		}
+	failed := f.print(out, results)
+	err = f.writeJUnit(sys, func(w io.Writer) error { return flowtest.WriteJUnit(w, results) })
+	if err = errors.Join(left, err); err == nil && failed {
+		err = errTestsFailed
 	}
-	if failed {
-		return errTestsFailed
+	return err
+}
+
+// maxRounds bounds how often --update goes over the files: what one test expects may stand
+// for what another does, by an anchor, and be false once that is updated.
+const maxRounds = 5
+
+// load reads the tests that the arguments stand for. When a file is wrong, all that is
+// wrong is reported.
+func (f *testFlags) load(sys system, args []string) ([]*flowtest.Suite, error) {
+	suites, d := f.read(sys, args)
+	if !report(sys, d) {
+		return suites, nil
 	}
-	return nil
+	if err := f.writeJUnit(sys, func(w io.Writer) error { return flowtest.WriteJUnitErrors(w, suites, d) }); err != nil {
+		return nil, configError(err)
+	}
+	return nil, configError(errReported)
 }
 
 func report(sys system, d flows.Diagnostics) (wrong bool) {
@@ -136,8 +160,8 @@ func report(sys system, d flows.Diagnostics) (wrong bool) {
 	return d.HasErrors()
 }
 
-// load reads the tests that the arguments stand for.
-func (f *testFlags) load(sys system, args []string) ([]*flowtest.Suite, flows.Diagnostics) {
+// read reads the tests that the arguments stand for.
+func (f *testFlags) read(sys system, args []string) ([]*flowtest.Suite, flows.Diagnostics) {
 	var d flows.Diagnostics
 	if len(args) == 0 {
 		args = []string{"."}
@@ -204,37 +228,36 @@ func hasTests(path string) bool {
 	return err == nil && len(src) <= maxSource && testsKey.Match(src)
 }
 
-// rewrite updates the files of the tests that failed, and runs the tests anew.
-func (f *testFlags) rewrite(
-	ctx context.Context, sys system, args []string, results []*flowtest.Result, options flowtest.Options,
-) ([]*flowtest.Result, error) {
-	changed := false
+// rewrite updates the files of the tests that failed, and reports whether one has
+// changed. The error says what cannot be updated; all else is.
+func (f *testFlags) rewrite(w io.Writer, kinds *stages.Registry, results []*flowtest.Result) (changed bool, err error) {
+	var errs []error
 	for _, path := range pathsOf(results) {
 		src, err := os.ReadFile(path)
 		if err != nil {
-			return nil, err
+			errs = append(errs, err)
+			continue
 		}
 		text, n, err := flowtest.Update(src, resultsOf(results, path))
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			errs = append(errs, fmt.Errorf("%s: %w", path, err))
 		}
 		if n == 0 || bytes.Equal(src, text) {
 			continue
 		}
 		if err := overwrite(path, text); err != nil {
-			return nil, err
+			errs = append(errs, err)
+			continue
+		}
+		if _, d := flowtest.Load(path, kinds, true); d.HasErrors() {
+			errs = append(errs, overwrite(path, src), fmt.Errorf("%s cannot be updated: what one test expects stands for what another one "+
+				"does, where it would be wrong: write it out: %w", path, d.Err()))
+			continue
 		}
 		changed = true
-		fmt.Fprintf(sys.stdout, "%s: updated %d of the tests\n", path, n)
+		fmt.Fprintf(w, "%s: updated %d of the tests\n", path, n)
 	}
-	if !changed {
-		return results, nil
-	}
-	suites, d := f.load(sys, args)
-	if report(sys, d) {
-		return nil, configError(errReported)
-	}
-	return flowtest.Run(ctx, suites, options), nil
+	return changed, errors.Join(errs...)
 }
 
 // overwrite keeps the file's permissions.
@@ -261,35 +284,44 @@ func resultsOf(results []*flowtest.Result, path string) []*flowtest.Result {
 	return slices.DeleteFunc(slices.Clone(results), func(r *flowtest.Result) bool { return r.Suite.Path != path })
 }
 
-// print reports the results, by file, and whether a test failed.
-func (f *testFlags) print(w io.Writer, results []*flowtest.Result, took time.Duration) (failed bool) {
-	total, failures := len(results), 0
+// print reports the results, by file, and whether a test failed. Every time is the real
+// one from the begin of the first test to the end of the last one, so that no file took
+// longer than all.
+func (f *testFlags) print(w io.Writer, results []*flowtest.Result) (failed bool) {
 	for _, path := range pathsOf(results) {
 		list := resultsOf(results, path)
-		bad, busy := 0, time.Duration(0)
 		for _, r := range list {
-			if !r.Passed() {
-				bad++
-			}
-			busy += r.Took
 			f.printOne(w, r)
 		}
-		failures += bad
-		if bad > 0 {
-			fmt.Fprintf(w, "FAIL  %s  %d of %s failed in %s\n", path, bad, tests(len(list)), rounded(busy))
-		} else {
-			fmt.Fprintf(w, "ok    %s  %s in %s\n", path, tests(len(list)), rounded(busy))
+		verdict := "ok"
+		if failures(list) > 0 {
+			verdict = "FAIL"
 		}
+		fmt.Fprintf(w, "%-5s %s  %s\n", verdict, path, summary(list))
 	}
-	verdict := "passed"
-	if failures > 0 {
-		verdict = fmt.Sprintf("run, %d failed", failures)
-	}
-	fmt.Fprintf(w, "%s %s in %s\n", tests(total), verdict, rounded(took))
-	if failures > 0 && !f.verbose {
+	fmt.Fprintf(w, "total %s\n", summary(results))
+	failed = failures(results) > 0
+	if failed && !f.verbose {
 		fmt.Fprintln(w, "-v lists every test, and what each stage did with each event; --run NAME runs some of them")
 	}
-	return failures > 0
+	return failed
+}
+
+func failures(results []*flowtest.Result) (n int) {
+	for _, r := range results {
+		if !r.Passed() {
+			n++
+		}
+	}
+	return n
+}
+
+func summary(results []*flowtest.Result) string {
+	span := rounded(flowtest.Span(results))
+	if n := failures(results); n > 0 {
+		return fmt.Sprintf("%d of %s failed in %s", n, tests(len(results)), span)
+	}
+	return fmt.Sprintf("%s passed in %s", tests(len(results)), span)
 }
 
 // rounded leaves as much of a duration as one looks at.
@@ -367,13 +399,23 @@ func printHappening(w io.Writer, h flowtest.Happening) {
 	printSteps(w, "      ", h.Steps, false)
 }
 
-func writeJUnit(path string, results []*flowtest.Result) error {
-	f, err := os.Create(path)
+// writeJUnit writes a report where one is asked for.
+func (f *testFlags) writeJUnit(sys system, write func(io.Writer) error) error {
+	switch f.junit {
+	case "":
+		return nil
+	case "-":
+		if err := write(sys.stdout); err != nil {
+			return fmt.Errorf("report: %w", err)
+		}
+		return nil
+	}
+	file, err := os.Create(f.junit)
 	if err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
-	if err := errors.Join(flowtest.WriteJUnit(f, results), f.Close()); err != nil {
-		return fmt.Errorf("report %s: %w", path, err)
+	if err := errors.Join(write(file), file.Close()); err != nil {
+		return fmt.Errorf("report %s: %w", f.junit, err)
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ type memReader struct {
 	out    chan *message.Message
 	cancel context.CancelFunc // of the messages' contexts
 	lanes  *lanes
-	carry  *carrier
+	carry  *Carrier
 	drains bool // guarded by the bus's mu; the lanes take no more
 
 	stop     chan struct{} // closed: drain
@@ -109,7 +109,7 @@ func (g *memGroup) wake() {
 // and the group has no reader.
 func (g *memGroup) read(ctx context.Context, s *memSubscriber) (*memReader, error) {
 	base, cancel := context.WithCancel(g.bus.base)
-	carry, err := newCarrier(base, g.stream+"/"+g.name, s.lanes)
+	carry, err := NewCarrier(base, g.stream+"/"+g.name, s.lanes)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -119,7 +119,10 @@ func (g *memGroup) read(ctx context.Context, s *memSubscriber) (*memReader, erro
 		group: g, owner: s, out: out, cancel: cancel, carry: carry,
 		stop: make(chan struct{}), done: make(chan struct{}),
 		lanes: startLanes(laneConfig{
-			base: base, n: s.lanes, out: out, settled: g.settled, carry: carry.carry,
+			base: base, n: s.lanes, out: out, settled: g.settled,
+			carry: func(lane int, d delivery, again bool) *message.Message {
+				return carry.Carry(lane, d.event, d.meta, again)
+			},
 			first: g.bus.cfg.redeliverFirst, most: g.bus.cfg.redeliverMost,
 		}),
 	}
@@ -158,7 +161,7 @@ func (r *memReader) run(ctx context.Context) {
 	limit.Stop()
 	r.cancel() // nobody holds a message any more, or all time is up
 	close(r.out)
-	if err := r.carry.close(); err != nil {
+	if err := r.carry.Close(); err != nil {
 		bus.log.Error("closing in-memory lanes failed", "stream", g.stream, "group", g.name, "err", err)
 	}
 

@@ -1,6 +1,7 @@
 package flowtest
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -211,9 +212,13 @@ func (t *Test) fields(n *flows.Node) flows.Fields {
 }
 
 func (t *Test) checkStart() error {
-	start, err := time.Parse(time.RFC3339Nano, t.Start)
-	if err != nil {
-		return errors.New("must be a time such as 2026-01-01T00:00:00Z")
+	err := errors.New("must be a time such as 2026-01-01T00:00:00Z")
+	if !timeForm.MatchString(t.Start) {
+		return err
+	}
+	start, wrong := time.Parse(time.RFC3339Nano, t.Start)
+	if wrong != nil {
+		return flows.Beyond(flows.LimitMagnitude, err) // a day that the month does not have
 	}
 	t.start = start.UTC()
 	return nil
@@ -229,7 +234,8 @@ func (i *Input) fields(n *flows.Node) flows.Fields {
 			flows.Default("0s")),
 		flows.String("stream", &i.Stream, "the topic it is put on; absent means the one that the test's flow reads"),
 		flows.String("id", &i.ID, "the ID of the event; absent has a new one assigned to each, so that none is a duplicate"),
-		flows.Any("payload", &i.Payload, "a payload, to be put into a canonical envelope; without ts it has the event's time"),
+		flows.Any("payload", &i.Payload, "a payload, to be put into a canonical envelope; without ts it has the event's time",
+			flows.Check(func() error { return beMapping(i.Payload, "") })),
 		flows.String("schema", &i.Schema, "the schema id of the payload; absent means the one that the flow validates",
 			flows.Example(event.SchemaFeedback)),
 		flows.Enum("track", &i.Track, []string{event.TrackV1, event.TrackV2}, "the schema track of the payload",
@@ -238,15 +244,30 @@ func (i *Input) fields(n *flows.Node) flows.Fields {
 		flows.Values("headers", &i.Headers, text, textField, "the envelope's headers"),
 		flows.Duration("time", &i.Time, "the event's own time, counted from the start; absent means the time it is put on "+
 			"the stream", flows.Example("5s")),
-		flows.Any("envelope", &i.Envelope, "a whole entry instead of a payload, in any dialect; its times stay as they are"),
+		flows.Any("envelope", &i.Envelope, "a whole entry instead of a payload, in any dialect; its times stay as they are",
+			flows.Check(func() error { return beMapping(i.Envelope, " (what is no object goes under raw)") })),
 		flows.String("raw", &i.Raw, "an entry byte for byte instead, JSON or not"),
-		flows.String("base64", &i.Base64, "an entry that is no text instead, in base64"),
+		flows.String("base64", &i.Base64, "an entry that is no text instead, in base64", flows.Check(i.checkBase64)),
 		flows.String("from", &i.From, "a recording instead: a JSONL file, relative to this one, of events or entries",
 			flows.Example("feedback.jsonl")),
 		flows.Bool("keep_times", &i.KeepTimes, "whether the times of a recording stay; else its newest event happens when "+
 			"it is put on the stream", flows.Default("false")),
 		flows.Enum("outcome", &i.Outcome, outcomes(), "what must become of each"),
 	}
+}
+
+func beMapping(n *flows.Node, hint string) error {
+	if !n.IsMapping() {
+		return errors.New("must be a mapping" + hint)
+	}
+	return nil
+}
+
+func (i *Input) checkBase64() error {
+	if _, err := base64.StdEncoding.DecodeString(i.Base64); err != nil {
+		return errors.New("must be base64")
+	}
+	return nil
 }
 
 func outcomes() []string {

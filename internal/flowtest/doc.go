@@ -7,10 +7,11 @@
 //
 // What runs is the real router over the real plan: its retries, poison queue,
 // stages and rate coordinator. In place of a bus there is a line (line.go), which
-// never touches the network, and a schedule (schedule.go) that lets one event run
-// at a time and moves the clock only when every event is settled or waits. So a
-// test has the same result at every run, whatever the machine does meanwhile, and
-// an hour of backoff takes no time.
+// never touches the network and carries events through gochannel as the in-memory
+// bus does, and a schedule (schedule.go) that lets one event run at a time and moves
+// the clock only when every event is settled or waits. So a test has the same result
+// at every run, whatever the machine does meanwhile, and an hour of backoff takes no
+// time.
 //
 // The package may import everything that a flow is made of, but no command.
 package flowtest

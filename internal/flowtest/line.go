@@ -3,6 +3,7 @@ package flowtest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"maps"
 	"strconv"
 	"strings"
@@ -12,15 +13,17 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/mjdevaccount/pulseflow/event"
+	"github.com/mjdevaccount/pulseflow/internal/bus"
 	"github.com/mjdevaccount/pulseflow/router"
 	"github.com/mjdevaccount/pulseflow/stages"
 )
 
 // line is the transport of a test: streams in memory whose events are handed out
-// by the schedule. Unlike the in-memory bus, which runs keys side by side in lanes
-// that are drawn by lot, it has the same order at every run; like it, events of one
-// key are handled in order and one at a time, and an event holds its key until it
-// is settled. It keeps everything that is published.
+// by the schedule, and carried to the router through gochannel as the in-memory bus
+// does. Unlike that, which runs keys side by side in lanes that are drawn by lot, it
+// has the same order at every run; like it, events of one key are handled in order
+// and one at a time, and an event holds its key until it is settled. It keeps
+// everything that is published.
 type line struct {
 	schedule *schedule
 	decoder  event.Decoder
@@ -68,9 +71,9 @@ func newLine(s *schedule, plan *router.Plan) *line {
 func (l *line) Subscriber(stream, group, _ string, lanes int) (message.Subscriber, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r := &reader{
-		line: l, flow: l.flows[source{stream, group}], limit: lanes, out: make(chan *message.Message),
-		lanes: make(map[string]*lane),
+	r, err := l.newReader(stream, group, lanes)
+	if err != nil {
+		return nil, err
 	}
 	l.readers[stream] = append(l.readers[stream], r)
 	return r, nil
@@ -202,6 +205,20 @@ type reader struct {
 	lanes map[string]*lane
 	keys  int // distinct ones so far
 	once  sync.Once
+
+	carrier *bus.Carrier
+	free    []int // lanes of the carrier that nothing is in
+}
+
+func (l *line) newReader(stream, group string, lanes int) (*reader, error) {
+	carrier, err := bus.NewCarrier(l.base, stream+"/"+group, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &reader{
+		line: l, flow: l.flows[source{stream, group}], limit: lanes, out: make(chan *message.Message),
+		lanes: make(map[string]*lane), carrier: carrier,
+	}, nil
 }
 
 var _ message.Subscriber = (*reader)(nil)
@@ -216,7 +233,7 @@ func (r *reader) Subscribe(context.Context, string) (<-chan *message.Message, er
 func (r *reader) Close() error {
 	r.line.cancel()
 	r.once.Do(func() { close(r.out) })
-	return nil
+	return r.carrier.Close()
 }
 
 // lane returns the lane of an event's key. With a limit, keys share lanes in the
@@ -242,17 +259,46 @@ func (r *reader) lane(e *event.Event) *lane {
 	return found
 }
 
-// message makes the message of a delivery.
-func (r *reader) message(t *task) *message.Message {
-	msg := message.NewMessage(t.event.ID, t.event.Data)
-	maps.Copy(msg.Metadata, t.meta)
-	msg.SetContext(event.NewContext(r.line.base, t.event))
-	return msg
+// errClosed says that a flow takes nothing any more, though its test goes on.
+var errClosed = errors.New("the flow has ended")
+
+// carry brings the message of a delivery through gochannel: a new one, or after a
+// refusal the one that gochannel has sent again. A lane of the line has one of the
+// carrier while it holds events, so that there are only as many topics as events in
+// flight at once. Only the schedule calls it, and done.
+func (r *reader) carry(t *task) (*message.Message, error) {
+	again := t.msg != nil
+	if !again && !t.lane.carried {
+		if len(r.free) == 0 {
+			topic, err := r.carrier.Grow()
+			if err != nil {
+				return nil, err
+			}
+			r.free = append(r.free, topic)
+		}
+		last := len(r.free) - 1
+		t.lane.topic, t.lane.carried, r.free = r.free[last], true, r.free[:last]
+	}
+	msg := r.carrier.Carry(t.lane.topic, t.event, t.meta, again)
+	if msg == nil {
+		return nil, errClosed
+	}
+	return msg, nil
+}
+
+// done takes a lane off the carrier.
+func (r *reader) done(l *lane) {
+	r.free = append(r.free, l.topic)
+	l.carried = false
 }
 
 // lane holds the events of a key that are not settled, the first of them running.
-// It is guarded by the schedule's mu.
-type lane struct{ queue []*task }
+// Its queue is guarded by the schedule's mu.
+type lane struct {
+	queue   []*task
+	topic   int // its lane of the carrier
+	carried bool
+}
 
 // add appends t and reports whether it is the first.
 func (l *lane) add(t *task) bool {

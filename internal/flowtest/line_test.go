@@ -2,6 +2,7 @@ package flowtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/mjdevaccount/pulseflow/event"
 	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/internal/adjust"
 	"github.com/mjdevaccount/pulseflow/internal/bus"
@@ -145,4 +147,86 @@ func lettersOnBus(t *testing.T, plan *router.Plan, entries []entry, now time.Tim
 func alike(fields map[string]string) map[string]string {
 	delete(fields, "subscriber_poisoned")
 	return fields
+}
+
+// Each event comes through gochannel, on as many topics as there are events in flight
+// at once.
+func TestEventsAreCarried(t *testing.T) {
+	s := newSchedule(time.Unix(0, 0))
+	r := testReader(t, s)
+	put := func(keys ...string) {
+		for _, key := range keys {
+			e := event.Decoder{}.Decode("1-0", []byte(`{"ts": 1, "key": "`+key+`", "meta": {"schema_id": "x"}, "payload": {}}`))
+			if e.OrderKey() != key {
+				t.Fatalf("order key %q, want %q", e.OrderKey(), key)
+			}
+			s.admit(&task{reader: r, lane: r.lane(e), event: e, paused: make(chan struct{}, 1)})
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		refused := make(map[string]bool)
+		for msg := range r.out {
+			if key := event.FromContext(msg.Context()).Key; key < "c" && !refused[key] {
+				refused[key] = true
+				msg.Nack()
+				continue
+			}
+			msg.Ack()
+		}
+	}()
+	put("a", "b", "a", "c", "d")
+	if err := s.play(t.Context(), nil, s.start); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(r.free); got != 3 { // a and b wait to come again, c and d follow each other
+		t.Errorf("%d topics, want 3", got)
+	}
+	if err := r.carrier.Close(); err != nil {
+		t.Fatal(err)
+	}
+	put("a")
+	if err := s.play(t.Context(), nil, s.start); !errors.Is(err, errClosed) {
+		t.Errorf("without gochannel: %v, want %v", err, errClosed)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	<-done
+}
+
+// What is in flight when a test ends, asleep or refused, holds nothing back.
+func TestEndInFlight(t *testing.T) {
+	file, d := flows.Parse("flows.yaml", []byte(`version: 1
+flows:
+  f:
+    from: {stream: s}
+    stages: [delay: {for: 1h}]
+`), nil)
+	plan, more := router.NewPlan(file, stages.Builtin())
+	if d.HasErrors() || more.HasErrors() {
+		t.Fatal(d, more)
+	}
+	for _, stopped := range []bool{false, true} {
+		w, err := newWorld(plan, nil, time.Unix(0, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 5 {
+			w.put("mdp:mdp.s", entry{data: fmt.Appendf(nil, `{"ts": 1, "key": "%d", "meta": {"schema_id": "x"}, "payload": {}}`, i)}, nil)
+		}
+		if err := w.schedule.settle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(w.schedule.asleep); got != 5 {
+			t.Errorf("%d events are asleep, want 5", got)
+		}
+		if stopped {
+			w.schedule.clock.AdvanceTo(w.schedule.start.Add(time.Hour)) // they could run, and do not
+		}
+		if err := w.close(); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -1,7 +1,6 @@
 package flowtest
 
 import (
-	"encoding/base64"
 	"fmt"
 	"maps"
 	"os"
@@ -83,9 +82,10 @@ func (s *Suite) fields(tests *[]Test, flowsPath *string) flows.Fields {
 }
 
 // Load reads the tests of a test file, or of a flow file that has some. All problems
-// are collected, also those of the flow file, whose stages are of kinds, under each test's environment. Without
-// errors among them the suite can be run. A test need not expect anything when
-// unfinished is set.
+// are collected, also those of the flow file, whose stages are of kinds, under each
+// test's environment. Without errors among them the suite can be run. A test need not
+// expect anything when unfinished is set. An error that the schema of the file lets
+// through says in Beyond why.
 func Load(path string, kinds *stages.Registry, unfinished bool) (*Suite, flows.Diagnostics) {
 	s := &Suite{Path: path, Flows: path, kinds: kinds, plans: make(map[string]planned)}
 	root, d := flows.LoadDocument(path)
@@ -99,7 +99,7 @@ func Load(path string, kinds *stages.Registry, unfinished bool) (*Suite, flows.D
 		switch {
 		case given == "":
 			if s.Flows = flowFile(path); s.Flows == "" {
-				d.Errorf(flows.Position{File: path}, "no flow file of this name without _test is beside it: name one with flows")
+				d.Beyondf(flows.Position{File: path}, flows.LimitOutside, "no flow file of this name without _test is beside it: name one with flows")
 			}
 		case filepath.IsAbs(given):
 			s.Flows = given
@@ -122,7 +122,7 @@ func Load(path string, kinds *stages.Registry, unfinished bool) (*Suite, flows.D
 		s.Tests = append(s.Tests, t)
 		if first := names[t.Name]; first != nil {
 			d.Add(flows.Diagnostic{
-				Pos: t.node.Get("name").Pos(), Message: fmt.Sprintf("test %q: there is one of this name already", t.Name),
+				Pos: t.node.Get("name").Pos(), Beyond: flows.LimitReference, Message: fmt.Sprintf("test %q: there is one of this name already", t.Name),
 				Related: []flows.Related{{Pos: first.node.Get("name").Pos(), Message: "the first one is here"}},
 			})
 		}
@@ -166,11 +166,18 @@ type resolver struct {
 	events     []string         // names
 }
 
-func (r *resolver) errorf(n *flows.Node, format string, args ...any) {
+// beyondf reports a fault of a test. All that is found here a schema cannot say; what it
+// can is declared with the fields.
+func (r *resolver) beyondf(n *flows.Node, limit flows.Limit, format string, args ...any) {
 	if n == nil {
 		n = r.test.node
 	}
-	n.Errorf(r.diags, fmt.Sprintf("test %q", r.test.Name), format, args...)
+	r.diags.Beyondf(n.Pos(), limit, "test %q: %s", r.test.Name, fmt.Sprintf(format, args...))
+}
+
+// referencef reports that what a test names is not there.
+func (r *resolver) referencef(n *flows.Node, format string, args ...any) {
+	r.beyondf(n, flows.LimitReference, format, args...)
 }
 
 // unknown words that a name is none of those there are.
@@ -196,6 +203,9 @@ func (r *resolver) resolve() {
 				x.Related = append(slices.Clone(x.Related), flows.Related{
 					Pos: r.test.node.Pos(), Message: "found for this test, which sees no variable but those under env",
 				})
+				if x.Pos.File != r.suite.Path {
+					x.Beyond = flows.LimitOutside
+				}
 				r.diags.Add(x)
 			}
 		}
@@ -231,7 +241,7 @@ func (r *resolver) findFlow(name string, n *flows.Node) *router.FlowPlan {
 		p := &r.plan.Flows[i]
 		switch {
 		case p.Name == name && p.Disabled != "":
-			r.errorf(n, "flow: %s", p.Disabled)
+			r.referencef(n, "flow: %s", p.Disabled)
 			return nil
 		case p.Name == name:
 			return p
@@ -241,13 +251,13 @@ func (r *resolver) findFlow(name string, n *flows.Node) *router.FlowPlan {
 	}
 	switch {
 	case name != "":
-		r.errorf(n, "flow: %s", unknown("flow", name, r.flowNames()))
+		r.referencef(n, "flow: %s", unknown("flow", name, r.flowNames()))
 	case len(running) == 1:
 		return running[0]
 	case len(running) == 0:
-		r.errorf(n, "no flow of %s runs: %s", r.suite.Flows, r.plan.Flows[0].Disabled)
+		r.referencef(n, "no flow of %s runs: %s", r.suite.Flows, r.plan.Flows[0].Disabled)
 	default:
-		r.errorf(n, "which flow? Name one with flow: %s", strings.Join(r.flowNames(), ", "))
+		r.referencef(n, "which flow? Name one with flow: %s", strings.Join(r.flowNames(), ", "))
 	}
 	return nil
 }
@@ -259,7 +269,7 @@ func (r *resolver) onlyFor(i *Input, where, form, want string, keys ...string) {
 	}
 	for _, key := range keys {
 		if n := i.node.Get(key); n != nil {
-			r.errorf(n, "%s: %s has no effect without %s", where, key, want)
+			r.beyondf(n, flows.LimitNeighbour, "%s: %s has no effect without %s", where, key, want)
 		}
 	}
 }
@@ -268,12 +278,12 @@ func (r *resolver) event(number int, i *Input) {
 	where := fmt.Sprintf("event %d", number)
 	form, err := i.form()
 	if err != nil {
-		r.errorf(i.node, "%s: %v", where, err)
+		r.beyondf(i.node, flows.LimitNeighbour, "%s: %v", where, err)
 		return
 	}
 	if i.Name != "" {
 		if slices.Contains(r.events, i.Name) {
-			r.errorf(i.node.Get("name"), "%s: there is an event %q already", where, i.Name)
+			r.referencef(i.node.Get("name"), "%s: there is an event %q already", where, i.Name)
 		}
 		r.events = append(r.events, i.Name)
 	}
@@ -283,31 +293,20 @@ func (r *resolver) event(number int, i *Input) {
 		i.Time = noTime
 	}
 	if i.Stream != "" && r.reader(i.Stream) == nil {
-		r.errorf(i.node.Get("stream"), "%s: stream: no flow reads %q: the flows read %s", where, i.Stream,
+		r.referencef(i.node.Get("stream"), "%s: stream: no flow reads %q: the flows read %s", where, i.Stream,
 			strings.Join(r.topics(), ", "))
 	}
 	switch form {
 	case "payload":
-		if !i.Payload.IsMapping() {
-			r.errorf(i.Payload, "%s: payload: must be a mapping", where)
-		}
 		if i.Schema == "" {
 			i.Schema = r.schema(i.Stream)
 		}
 		if i.Schema == "" {
-			r.errorf(i.node, "%s: schema: the flow validates none: say which the payload has", where)
-		}
-	case "envelope":
-		if !i.Envelope.IsMapping() {
-			r.errorf(i.Envelope, "%s: envelope: must be a mapping; what is no object goes under raw", where)
-		}
-	case "base64":
-		if _, err := base64.StdEncoding.DecodeString(i.Base64); err != nil {
-			r.errorf(i.node.Get("base64"), "%s: base64: must be base64", where)
+			r.referencef(i.node, "%s: schema: the flow validates none: say which the payload has", where)
 		}
 	case "from":
 		if i.node.Get("id") != nil {
-			r.errorf(i.node.Get("id"), "%s: id has no effect with from: entries keep theirs", where)
+			r.beyondf(i.node.Get("id"), flows.LimitNeighbour, "%s: id has no effect with from: entries keep theirs", where)
 		}
 		if !filepath.IsAbs(i.From) {
 			i.From = filepath.Join(filepath.Dir(r.suite.Path), i.From)
@@ -315,9 +314,9 @@ func (r *resolver) event(number int, i *Input) {
 		list, err := readRecording(i.From)
 		switch {
 		case err != nil:
-			r.errorf(i.node.Get("from"), "%s: from: %v", where, err)
+			r.beyondf(i.node.Get("from"), flows.LimitOutside, "%s: from: %v", where, err)
 		case len(list) == 0:
-			r.errorf(i.node.Get("from"), "%s: from: the recording is empty", where)
+			r.beyondf(i.node.Get("from"), flows.LimitOutside, "%s: from: the recording is empty", where)
 		}
 	}
 }
@@ -366,14 +365,14 @@ func (r *resolver) failure(f *Failure) {
 	}
 	f.Flow = flow.Name
 	if kinds := kindsOf(flow); !slices.Contains(kinds, f.Stage) {
-		r.errorf(f.node.Get("stage"), "fail: stage: %s", unknown("stage", f.Stage, kinds))
+		r.referencef(f.node.Get("stage"), "fail: stage: %s", unknown("stage", f.Stage, kinds))
 	}
 	r.eventName(f.Event, f.node, "fail")
 }
 
 func (r *resolver) eventName(name string, n *flows.Node, where string) {
 	if name != "" && !slices.Contains(r.events, name) {
-		r.errorf(n.Get("event"), "%s: event: %s", where, unknown("event", name, r.events))
+		r.referencef(n.Get("event"), "%s: event: %s", where, unknown("event", name, r.events))
 	}
 }
 
@@ -392,13 +391,13 @@ func (r *resolver) expectations() {
 		expects = expects || r.test.Events[i].Outcome != ""
 	}
 	if !expects && !r.unfinished {
-		r.errorf(e.node, "expects nothing: give it expect, checks, or an outcome of an event; pulseflow test --update writes "+
+		r.beyondf(e.node, flows.LimitNeighbour, "expects nothing: give it expect, checks, or an outcome of an event; pulseflow test --update writes "+
 			"what happens")
 	}
 	for i := range r.test.Checks {
 		c := &r.test.Checks[i]
 		if !c.given() && !r.unfinished {
-			r.errorf(c.node, "check %d: expects nothing: give it rates, outcomes, outputs, dead_letters or metrics; pulseflow "+
+			r.beyondf(c.node, flows.LimitNeighbour, "check %d: expects nothing: give it rates, outcomes, outputs, dead_letters or metrics; pulseflow "+
 				"test --update writes what happens", i+1)
 		}
 		r.expectation(&c.Expectation)
@@ -413,12 +412,12 @@ func (r *resolver) expectation(e *Expectation) {
 			for i, s := range known {
 				names[i] = s.topic
 			}
-			r.errorf(o.node, "outputs: %s", unknown("stream", o.Stream, names))
+			r.referencef(o.node, "outputs: %s", unknown("stream", o.Stream, names))
 		}
 		for _, m := range o.Messages {
 			for _, v := range m.Values {
 				if v.Pointer != "" && !strings.HasPrefix(v.Pointer, "/") {
-					r.errorf(v.node, "values: %q is no JSON pointer: it starts with /, as in /payload/scale", v.Pointer)
+					r.beyondf(v.node, flows.LimitExpression, "values: %q is no JSON pointer: it starts with /, as in /payload/scale", v.Pointer)
 				}
 			}
 		}
@@ -427,7 +426,7 @@ func (r *resolver) expectation(e *Expectation) {
 		l := &e.DeadLetters[i]
 		r.eventName(l.Event, l.node, "dead_letters")
 		if l.Flow != "" && !slices.Contains(r.flowNames(), l.Flow) {
-			r.errorf(l.node.Get("flow"), "dead_letters: %s", unknown("flow", l.Flow, r.flowNames()))
+			r.referencef(l.node.Get("flow"), "dead_letters: %s", unknown("flow", l.Flow, r.flowNames()))
 		}
 	}
 	providers := make([]string, len(r.plan.File.Providers))
@@ -436,12 +435,12 @@ func (r *resolver) expectation(e *Expectation) {
 	}
 	for _, p := range e.Rates {
 		if !slices.Contains(providers, p.Provider) {
-			r.errorf(p.node, "rates: %s", unknown("provider", p.Provider, providers))
+			r.referencef(p.node, "rates: %s", unknown("provider", p.Provider, providers))
 		}
 	}
 	for _, m := range e.Metrics {
 		if _, err := parseSelector(m.Name); err != nil {
-			r.errorf(m.node, "metrics: %v", err)
+			r.beyondf(m.node, flows.LimitExpression, "metrics: %v", err)
 		}
 	}
 }

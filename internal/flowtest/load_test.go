@@ -26,9 +26,9 @@ func TestFaults(t *testing.T) {
 		"tests: [{name: a, events: []}]": "1:27: test 1: events must not be empty",
 		"tests: [{name: a, events: [{}], expect: {elapsed: 0s}}]":                     "1:28: test \"a\": event 1: says no event: give it one of payload, envelope, raw, base64, from",
 		"tests: [{name: a, events: [{raw: x, base64: eA==}], expect: {elapsed: 0s}}]": "1:28: test \"a\": event 1: has raw and base64: give only one of them",
-		"tests: [{name: a, events: [{base64: '!'}], expect: {elapsed: 0s}}]":          "1:37: test \"a\": event 1: base64: must be base64",
-		"tests: [{name: a, events: [{payload: 5}], expect: {elapsed: 0s}}]":           "1:38: test \"a\": event 1: payload: must be a mapping",
-		"tests: [{name: a, events: [{envelope: [5]}], expect: {elapsed: 0s}}]":        "1:39: test \"a\": event 1: envelope: must be a mapping; what is no object goes under raw",
+		"tests: [{name: a, events: [{base64: '!'}], expect: {elapsed: 0s}}]":          "1:37: test 1: event 1: base64: must be base64, found \"!\"",
+		"tests: [{name: a, events: [{payload: 5}], expect: {elapsed: 0s}}]":           "1:38: test 1: event 1: payload: must be a mapping, found 5",
+		"tests: [{name: a, events: [{envelope: [5]}], expect: {elapsed: 0s}}]":        "1:39: test 1: event 1: envelope: must be a mapping (what is no object goes under raw)",
 		"tests: [{name: a, events: [{from: no.jsonl, id: a}], expect: {elapsed: 0s}}]": "1:35: test \"a\": event 1: from: DIR/no.jsonl: cannot be read: no such file or directory|" +
 			"1:49: test \"a\": event 1: id has no effect with from: entries keep theirs",
 		"tests: [{name: a, events: [{raw: x, time: 1s}], expect: {elapsed: 0s}}]":                                 "1:43: test \"a\": event 1: time has no effect without payload",

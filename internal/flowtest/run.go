@@ -22,8 +22,10 @@ type Result struct {
 	Err error
 	// Differences are what was not as expected.
 	Differences []Difference
-	// Elapsed is the virtual time until the last event was settled, Took the real time.
+	// Elapsed is the virtual time until the last event was settled. The test began at
+	// Began and took Took in real time.
 	Elapsed, Took time.Duration
+	Began         time.Time
 	// Events are the deliveries, in the order in which they were put on the streams.
 	Events []Happening
 
@@ -35,6 +37,20 @@ type Result struct {
 
 // Passed reports whether everything was as expected.
 func (r *Result) Passed() bool { return r.Err == nil && len(r.Differences) == 0 }
+
+// Span is the real time from the begin of the first test to the end of the last one.
+// Since tests run side by side it may be less than the sum of theirs.
+func Span(results []*Result) time.Duration {
+	if len(results) == 0 {
+		return 0
+	}
+	first := slices.MinFunc(results, func(a, b *Result) int { return a.Began.Compare(b.Began) }).Began
+	var span time.Duration
+	for _, r := range results {
+		span = max(span, r.Began.Sub(first)+r.Took)
+	}
+	return span
+}
 
 // Happening is what became of one event in one flow.
 type Happening struct {
@@ -114,8 +130,8 @@ func Run(ctx context.Context, suites []*Suite, o Options) []*Result {
 }
 
 func (r *Result) run(ctx context.Context, limit time.Duration) {
-	begun := time.Now()
-	defer func() { r.Took = time.Since(begun) }()
+	r.Began = time.Now()
+	defer func() { r.Took = time.Since(r.Began) }()
 	plan, d := r.Suite.plan(r.Test)
 	if r.Err = d.Err(); r.Err != nil {
 		return

@@ -228,11 +228,28 @@ func TestDeadLetterDifferences(t *testing.T) {
 	}
 }
 
+// testReader is a reader without a router, of a line of its own.
+func testReader(t *testing.T, s *schedule) *reader {
+	t.Helper()
+	base, cancel := context.WithCancel(context.Background())
+	l := &line{schedule: s, base: base, cancel: cancel, flows: map[source]string{{"s", "g"}: "feedback"}}
+	r, err := l.newReader("s", "g", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
 // An event that waits for something outside is given up in real time, by name.
 func TestStuck(t *testing.T) {
 	s := newSchedule(time.Unix(0, 0))
-	l := &line{schedule: s, base: t.Context()}
-	r := &reader{line: l, flow: "feedback", out: make(chan *message.Message, 1), lanes: map[string]*lane{}}
+	r := testReader(t, s)
+	r.out = make(chan *message.Message, 1)
 	e := event.Decoder{}.Decode("1-0", []byte("{}"))
 	s.admit(&task{reader: r, lane: r.lane(e), event: e, paused: make(chan struct{}, 1)})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
@@ -246,8 +263,7 @@ func TestStuck(t *testing.T) {
 // Events that wait for each other are found out.
 func TestWaitForEver(t *testing.T) {
 	s := newSchedule(time.Unix(0, 0))
-	l := &line{schedule: s, base: t.Context()}
-	r := &reader{line: l, flow: "feedback", out: make(chan *message.Message), lanes: map[string]*lane{}}
+	r := testReader(t, s)
 	e := event.Decoder{}.Decode("1-0", []byte("{}"))
 	s.admit(&task{reader: r, lane: r.lane(e), event: e, paused: make(chan struct{}, 1)})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -269,8 +285,7 @@ func TestWaitForEver(t *testing.T) {
 // A refused event comes again after a backoff, and its key waits for it.
 func TestRefused(t *testing.T) {
 	s := newSchedule(time.Unix(0, 0))
-	l := &line{schedule: s, base: t.Context()}
-	r := &reader{line: l, flow: "feedback", out: make(chan *message.Message), lanes: map[string]*lane{}}
+	r := testReader(t, s)
 	e := event.Decoder{}.Decode("1-0", []byte("{}"))
 	for range 2 {
 		s.admit(&task{reader: r, lane: r.lane(e), event: e, paused: make(chan struct{}, 1)})

@@ -222,7 +222,11 @@ func (s *schedule) run(ctx context.Context, t *task) error {
 		t.resume = nil // before it goes on, and may come to wait again
 		close(resume)
 	} else {
-		t.msg = t.reader.message(t)
+		msg, err := t.reader.carry(t)
+		if err != nil {
+			return fmt.Errorf("flow %s: event %s: %w", t.reader.flow, t.event.ID, err)
+		}
+		t.msg = msg
 		select {
 		case t.reader.out <- t.msg:
 		case <-ctx.Done():
@@ -259,6 +263,8 @@ func (s *schedule) acknowledged(t *task) {
 	s.last = s.clock.Now()
 	if follower := t.lane.done(); follower != nil {
 		s.ready = append(s.ready, follower)
+	} else {
+		t.reader.done(t.lane)
 	}
 }
 

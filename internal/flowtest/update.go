@@ -2,6 +2,7 @@ package flowtest
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,31 +18,94 @@ import (
 )
 
 // Update returns the text of a test file in which the tests that failed expect what
-// happened, and how many of them were changed. Only the blocks checks and expect of such a test
-// are written anew, with their comments, and the outcome of an event in its place; all
-// other lines stay as they are. A test that could not run to its end, or that expects
-// nothing false, stays. The error says why a test cannot be rewritten.
+// happened, and how many of them were changed. Only what is false in the blocks checks and
+// expect of such a test is written anew, with the comments in it, and the outcome of an
+// event in its place; everything else stays as it is. A test that could not run to its
+// end, or that expects nothing false, stays. The error says which tests cannot be
+// rewritten, and why; the others are.
 func Update(src []byte, results []*Result) (text []byte, changed int, err error) {
+	lf, ending := src, "\n"
+	if n := bytes.Count(src, []byte("\n")); n > 0 && n == bytes.Count(src, []byte("\r\n")) {
+		lf, ending = bytes.ReplaceAll(src, []byte("\r\n"), []byte("\n")), "\r\n"
+	}
 	var document yaml.Node
-	if err := yaml.Unmarshal(src, &document); err != nil {
+	if err := yaml.Unmarshal(lf, &document); err != nil {
 		return nil, 0, err
 	}
 	if len(document.Content) == 0 {
 		return src, 0, nil
 	}
-	e := editor{lines: strings.Split(string(src), "\n"), root: document.Content[0]}
-	// From the end, so that the places of what comes before stay right.
-	for _, r := range slices.Backward(results) {
-		empty := r.unfinished()
-		if r.Err != nil || len(r.Differences) == 0 && !empty {
+	e := editor{lines: strings.Split(string(lf), "\n"), root: document.Content[0]}
+	var errs []error
+	refuse := func(r *Result, err error) {
+		errs = append(errs, fmt.Errorf("test %q cannot be updated: %w", r.Test.Name, err))
+	}
+	type rewritten struct {
+		result *Result
+		edits  []edit
+	}
+	var all []rewritten
+	for _, r := range results {
+		if r.Err != nil || len(r.Differences) == 0 && !r.unfinished() {
 			continue
 		}
-		if err := e.rewrite(r); err != nil {
-			return nil, 0, fmt.Errorf("test %q cannot be updated: %w", r.Test.Name, err)
+		before := len(e.edits)
+		err := e.rewrite(r)
+		if err == nil && len(e.edits) == before && !e.shared {
+			err = errors.New("what is false stands elsewhere, behind a << or an alias: write it out in the test")
 		}
-		changed++
+		if err != nil {
+			e.edits = e.edits[:before]
+			refuse(r, err)
+			continue
+		}
+		all = append(all, rewritten{r, slices.Clone(e.edits[before:])})
 	}
-	return []byte(strings.Join(e.lines, "\n")), changed, nil
+	after := e.apply(e.edits)
+	if len(all) > 0 && !onlyExpects(lf, after) {
+		var kept []edit
+		all = slices.DeleteFunc(all, func(one rewritten) bool {
+			if !onlyExpects(lf, e.apply(one.edits)) {
+				refuse(one.result, errors.New("more than what it expects would change: write its anchors and texts in a simpler way"))
+				return true
+			}
+			kept = append(kept, one.edits...)
+			return false
+		})
+		after = e.apply(kept)
+	}
+	if len(all) == 0 {
+		return src, 0, errors.Join(errs...)
+	}
+	return bytes.ReplaceAll(after, []byte("\n"), []byte(ending)), len(all), errors.Join(errs...)
+}
+
+// onlyExpects reports whether two texts of a test file say the same but for what is expected.
+func onlyExpects(a, b []byte) bool {
+	var parts [2][]byte
+	for i, text := range [][]byte{a, b} {
+		var document map[string]any
+		if err := yaml.Unmarshal(text, &document); err != nil {
+			return false
+		}
+		tests, _ := document["tests"].([]any)
+		for _, t := range tests {
+			test, _ := t.(map[string]any)
+			delete(test, "checks")
+			delete(test, "expect")
+			events, _ := test["events"].([]any)
+			for _, event := range events {
+				if m, ok := event.(map[string]any); ok {
+					delete(m, "outcome")
+				}
+			}
+		}
+		var err error
+		if parts[i], err = yaml.Marshal(document); err != nil {
+			return false
+		}
+	}
+	return bytes.Equal(parts[0], parts[1])
 }
 
 // unfinished reports whether something that should expect something does not.
@@ -55,33 +119,57 @@ func (r *Result) expectsElsewhere() bool {
 	return len(r.Test.Checks) > 0 || slices.ContainsFunc(r.Test.Events, func(i Input) bool { return i.Outcome != "" })
 }
 
-// editor changes a file line by line.
+// editor collects changes of a text, whose nodes say where things stand in it.
 type editor struct {
-	lines []string
-	root  *yaml.Node
+	lines  []string
+	root   *yaml.Node
+	edits  []edit
+	shared bool // the test at hand needs an edit that another one has made
+}
+
+// place is a place in the text: a line, counted from 1, and a character of it, from 0.
+type place struct{ line, char int }
+
+func placeOf(n *yaml.Node) place { return place{n.Line, n.Column - 1} }
+
+func (p place) compare(q place) int {
+	return cmp.Or(cmp.Compare(p.line, q.line), cmp.Compare(p.char, q.char))
+}
+
+// edit puts a text in the place of what stands from one place up to another.
+type edit struct {
+	from, to place
+	text     string
+}
+
+func (e *editor) line(n int) []rune { return []rune(e.lines[n-1]) }
+
+// endOf is the place behind a line.
+func (e *editor) endOf(line int) place { return place{line, len(e.line(line))} }
+
+// apply makes the changes. Of those at one place, the first comes first.
+func (e *editor) apply(edits []edit) []byte {
+	edits = slices.SortedStableFunc(slices.Values(edits), func(a, b edit) int { return a.from.compare(b.from) })
+	lines := slices.Clone(e.lines)
+	for _, c := range slices.Backward(edits) {
+		first, last := []rune(lines[c.from.line-1]), []rune(lines[c.to.line-1])
+		lines = slices.Replace(lines, c.from.line-1, c.to.line, string(first[:c.from.char])+c.text+string(last[c.to.char:]))
+	}
+	return []byte(strings.Join(lines, "\n"))
 }
 
 func (e *editor) rewrite(r *Result) error {
+	e.shared = false
 	test := nodeAt(e.root, r.Test.node.Pos())
 	if test == nil || test.Kind != yaml.MappingNode {
 		return errors.New("it is not where it was read")
-	}
-	if test.Style&yaml.FlowStyle != 0 {
-		return errors.New("write it over several lines, not in { }")
 	}
 	for i := range r.Test.Events {
 		if err := e.outcome(r, &r.Test.Events[i]); err != nil {
 			return err
 		}
 	}
-	// What stands further down first, so that the lines of the other stay right.
-	parts := []string{"checks", "expect"}
-	if a, _ := member(test, "checks"); a != nil {
-		if b, _ := member(test, "expect"); b == nil || a.Line > b.Line {
-			parts = []string{"expect", "checks"}
-		}
-	}
-	for _, name := range slices.Backward(parts) {
+	for _, name := range []string{"checks", "expect"} {
 		if err := e.part(r, test, name); err != nil {
 			return err
 		}
@@ -89,17 +177,13 @@ func (e *editor) rewrite(r *Result) error {
 	return nil
 }
 
-// part writes the block checks or expect of a test anew, where something in it is not
-// so.
+// part writes what is not so in the block checks or expect of a test.
 func (e *editor) part(r *Result, test *yaml.Node, name string) error {
 	key, block := member(test, name)
 	if block != nil && block.Kind == yaml.AliasNode {
 		return fmt.Errorf("its %s stands for that of another test", name)
 	}
-	before, err := yaml.Marshal(block)
-	if err != nil {
-		return err
-	}
+	before := copyOf(block)
 	if name == "checks" {
 		if key == nil {
 			return nil
@@ -132,11 +216,7 @@ func (e *editor) part(r *Result, test *yaml.Node, name string) error {
 			}
 		}
 	}
-	after, err := yaml.Marshal(block)
-	if err != nil || bytes.Equal(before, after) {
-		return err
-	}
-	return e.splice(test, key, block, name)
+	return e.member(test, key, before, block, name)
 }
 
 // writeCheck replaces what a check says and is not so. One that expects nothing gets
@@ -167,62 +247,315 @@ func (e *editor) outcome(r *Result, i *Input) error {
 		return nil
 	}
 	pos := i.node.Get("outcome").Pos()
-	line := []rune(e.lines[pos.Line-1])
-	rest := string(line[pos.Column-1:])
-	if !strings.HasPrefix(strings.TrimLeft(rest, `"'`), i.Outcome) {
+	at := place{pos.Line, pos.Column - 1}
+	rest := string(e.line(at.line)[at.char:])
+	if strings.HasPrefix(rest, `"`) || strings.HasPrefix(rest, "'") {
+		at.char, rest = at.char+1, rest[1:]
+	}
+	if !strings.HasPrefix(rest, i.Outcome) {
 		return fmt.Errorf("the outcome at %s is not written out", pos)
 	}
-	e.lines[pos.Line-1] = string(line[:pos.Column-1]) + strings.Replace(rest, i.Outcome, got, 1)
-	return nil
-}
-
-// splice puts the block of a key into the lines of its test. Without a key it is added
-// at the end.
-func (e *editor) splice(test, key, expect *yaml.Node, name string) error {
-	column := test.Content[0].Column
-	first := 0 // line of the key, counted from 1
-	if key != nil {
-		first, column = key.Line, key.Column
-		key.HeadComment, key.FootComment = "", ""
-	} else {
-		key = &yaml.Node{Kind: yaml.ScalarNode, Value: name}
-	}
-	end := e.lastLine(test, key, first)
-	if first == 0 {
-		first = end + 1
-	}
-	dropFootComments(expect)
-	var b bytes.Buffer
-	encoder := yaml.NewEncoder(&b)
-	encoder.SetIndent(2)
-	if err := encoder.Encode(&yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{key, expect}}); err != nil {
-		return err
-	}
-	indent := strings.Repeat(" ", column-1)
-	block := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
-	for i := range block {
-		if block[i] != "" {
-			block[i] = indent + block[i]
+	change := edit{at, place{at.line, at.char + len(i.Outcome)}, got}
+	for _, other := range e.edits {
+		if other == change {
+			e.shared = true // an event that stands for several
+			return nil
+		}
+		if other.from == change.from {
+			return fmt.Errorf("the outcome at %s is that of another test too, where it is not %s", pos, got)
 		}
 	}
-	if first <= end { // what stands before the key, such as the hyphen of the list, stays
-		block[0] = string([]rune(e.lines[first-1])[:column-1]) + strings.TrimPrefix(block[0], indent)
-	}
-	e.lines = slices.Replace(e.lines, first-1, end, block...)
+	e.edits = append(e.edits, change)
 	return nil
 }
 
-// lastLine is the last line of the block of key, or of the test when it has none.
-func (e *editor) lastLine(test, key *yaml.Node, first int) int {
+// member writes a key of a mapping with its value where that has changed. Without a key it
+// is added at the end.
+func (e *editor) member(parent, key *yaml.Node, before *snapshot, value *yaml.Node, name string) error {
+	switch {
+	case key != nil && before.same(value):
+		return nil
+	case parent.Style&yaml.FlowStyle != 0:
+		return e.inFlow(parent, key, value, name)
+	case key != nil && before.keywise(value):
+		return e.members(value, before)
+	case key != nil && before.itemwise(value):
+		for i, item := range value.Content {
+			if !before.content[i].same(item) {
+				if err := e.members(item, before.content[i]); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	return e.splice(parent, key, value, name)
+}
+
+// members writes what has changed in a mapping over several lines.
+func (e *editor) members(n *yaml.Node, before *snapshot) error {
+	known := make(map[string]*snapshot)
+	for i := 0; i+1 < len(before.content); i += 2 {
+		known[before.content[i].node.Value] = before.content[i+1]
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, old := n.Content[i], known[n.Content[i].Value]
+		if old == nil {
+			key = nil
+		}
+		if err := e.member(n, key, old, n.Content[i+1], n.Content[i].Value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// snapshot is what a node was.
+type snapshot struct {
+	node    *yaml.Node
+	text    string
+	flow    bool
+	content []*snapshot
+}
+
+func copyOf(n *yaml.Node) *snapshot {
+	if n == nil {
+		return nil
+	}
+	s := &snapshot{node: n, text: marshalled(n), flow: n.Style&yaml.FlowStyle != 0}
+	for _, child := range n.Content {
+		s.content = append(s.content, copyOf(child))
+	}
+	return s
+}
+
+// clone is a copy of a node, without its anchors.
+func clone(n *yaml.Node) *yaml.Node {
+	c := *n
+	c.Anchor, c.Content = "", slices.Clone(n.Content)
+	for i := range c.Content {
+		c.Content[i] = clone(c.Content[i])
+	}
+	return &c
+}
+
+func marshalled(n *yaml.Node) string {
+	text, err := yaml.Marshal(n)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+func (s *snapshot) same(n *yaml.Node) bool { return s.text == marshalled(n) }
+
+// keywise reports whether a mapping over several lines still is one, with all its keys.
+func (s *snapshot) keywise(n *yaml.Node) bool {
+	if s.flow || len(s.content) == 0 || s.node.Kind != yaml.MappingNode || n.Kind != yaml.MappingNode {
+		return false
+	}
+	for i := 0; i+1 < len(s.content); i += 2 {
+		if !slices.Contains(n.Content, s.content[i].node) {
+			return false
+		}
+	}
+	return true
+}
+
+// itemwise reports whether a list over several lines still is one, with as many items, and
+// those that have changed can be written key by key.
+func (s *snapshot) itemwise(n *yaml.Node) bool {
+	if s.flow || s.node.Kind != yaml.SequenceNode || len(s.content) == 0 || len(s.content) != len(n.Content) {
+		return false
+	}
+	for i, item := range n.Content {
+		if !s.content[i].same(item) && !s.content[i].keywise(item) {
+			return false
+		}
+	}
+	return true
+}
+
+// splice puts a key with its value into the lines of a mapping.
+func (e *editor) splice(parent, key, value *yaml.Node, name string) error {
+	column, first := parent.Content[0].Column, 0
+	if key != nil {
+		first, column = key.Line, key.Column
+	}
+	end := e.lastLine(parent, key, first)
+	text, err := blockOf(key, value, name)
+	if err != nil {
+		return err
+	}
+	text = strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", column-1))
+	if first == 0 {
+		e.edits = append(e.edits, edit{e.endOf(end), e.endOf(end), "\n" + strings.Repeat(" ", column-1) + text})
+	} else { // what stands before the key, such as the hyphen of the list, stays
+		e.edits = append(e.edits, edit{place{first, column - 1}, e.endOf(end), text})
+	}
+	return nil
+}
+
+// blockOf is a key with its value as lines.
+func blockOf(key, value *yaml.Node, name string) (string, error) {
+	k := yaml.Node{Kind: yaml.ScalarNode, Value: name}
+	if key != nil {
+		k = *key
+		k.HeadComment, k.FootComment = "", "" // which stay in the file
+	}
+	tidy(value)
+	dropFootComments(value)
+	if k.LineComment == "" && value.Style&yaml.FlowStyle == 0 && len(value.Content) > 0 {
+		k.LineComment, value.LineComment = value.LineComment, ""
+	}
+	if k.LineComment != "" && (value.Kind == yaml.ScalarNode || value.Style&yaml.FlowStyle != 0) {
+		// The encoder would put it behind the next key.
+		if value.LineComment == "" {
+			value.LineComment = k.LineComment
+		}
+		k.LineComment = ""
+	}
+	var b strings.Builder
+	encoder := yaml.NewEncoder(&b)
+	encoder.SetIndent(2)
+	if err := encoder.Encode(&yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{&k, value}}); err != nil {
+		return "", err
+	}
+	return strings.TrimSuffix(b.String(), "\n"), nil
+}
+
+// tidy makes a value one that the encoder writes well: what has comments inside is written
+// over several lines, the comment behind a key whose value is on its line comes behind the
+// value, and << has no tag.
+func tidy(n *yaml.Node) {
+	if n.Style&yaml.FlowStyle != 0 && commented(n) {
+		n.Style &^= yaml.FlowStyle
+	}
+	for i, child := range n.Content {
+		if child.Tag == "!!merge" {
+			child.Tag = ""
+		}
+		if n.Kind == yaml.MappingNode && i%2 == 1 && len(child.Content) == 0 {
+			if key := n.Content[i-1]; key.LineComment != "" && child.LineComment == "" {
+				key.LineComment, child.LineComment = "", key.LineComment
+			}
+		}
+		tidy(child)
+	}
+}
+
+// commented reports whether there are comments inside a node.
+func commented(n *yaml.Node) bool {
+	return slices.ContainsFunc(n.Content, func(c *yaml.Node) bool {
+		return c.HeadComment != "" || c.LineComment != "" || c.FootComment != "" || commented(c)
+	})
+}
+
+// inFlow puts a value into a mapping in braces, in one line.
+func (e *editor) inFlow(parent, key, value *yaml.Node, name string) error {
+	if commented(value) || key != nil && value.Line == 0 {
+		return errors.New("write it over several lines, not in { }")
+	}
+	inLine(value)
+	text, err := blockOf(nil, value, name)
+	if err != nil {
+		return err
+	}
+	if key == nil {
+		_, end, last, ok := e.braces(placeOf(parent))
+		if !ok {
+			return errors.New("write it over several lines, not in { }")
+		}
+		at, comma := end, ", "
+		if before := strings.TrimRight(string(e.line(end.line)[:end.char]), " "); before != "" {
+			at.char = len([]rune(before))
+		}
+		if last == ',' {
+			comma = " "
+		}
+		e.edits = append(e.edits, edit{at, at, comma + text})
+		return nil
+	}
+	from := placeOf(value)
+	if rest := e.line(from.line)[from.char:]; rest[0] == '*' {
+		alias := strings.TrimRight(strings.Fields(string(rest))[0], ",]}")
+		alias, _, _ = strings.Cut(alias, ",")
+		e.edits = append(e.edits, edit{from, place{from.line, from.char + len([]rune(alias))}, strings.TrimPrefix(text, name+": ")})
+		return nil
+	}
+	from, end, _, ok := e.braces(from)
+	if !ok {
+		return errors.New("write it over several lines, not in { }")
+	}
+	e.edits = append(e.edits, edit{from, place{end.line, end.char + 1}, strings.TrimPrefix(text, name+": ")})
+	return nil
+}
+
+// inLine has a value written in one line.
+func inLine(n *yaml.Node) {
+	if n.Kind == yaml.ScalarNode {
+		n.Style &^= yaml.LiteralStyle | yaml.FoldedStyle
+	} else {
+		n.Style |= yaml.FlowStyle
+	}
+	for _, child := range n.Content {
+		inLine(child)
+	}
+}
+
+// braces finds the brace or bracket that opens at a place, or behind an anchor there, the
+// one that closes it, and what stands last before that.
+func (e *editor) braces(at place) (from, to place, last rune, ok bool) {
+	depth, quote := 0, rune(0)
+	for line := at.line; line <= len(e.lines); line++ {
+		text := e.line(line)
+		i := 0
+		if line == at.line {
+			i = at.char
+		}
+		for ; i < len(text); i++ {
+			r := text[i]
+			space := i == 0 || text[i-1] == ' ' || text[i-1] == '\t'
+			switch {
+			case quote == '"' && r == '\\':
+				i++
+			case quote != 0:
+				if r == quote {
+					quote = 0
+				}
+			case r == '#' && space:
+				i = len(text)
+			case (r == '"' || r == '\'') && strings.ContainsRune("{[,:", last):
+				quote = r
+			case r == '{' || r == '[':
+				if depth == 0 {
+					from = place{line, i}
+				}
+				depth++
+			case r == '}' || r == ']':
+				if depth--; depth == 0 {
+					return from, place{line, i}, last, true
+				}
+			}
+			if i < len(text) && r != ' ' && r != '\t' {
+				last = r
+			}
+		}
+	}
+	return from, to, last, false
+}
+
+// lastLine is the last line of the value of a key, or of the mapping when it has none.
+func (e *editor) lastLine(parent, key *yaml.Node, first int) int {
 	from := first
 	if first == 0 {
-		from = test.Line
+		from = parent.Line
 	}
 	next := len(e.lines) + 1
 	var look func(n *yaml.Node, inside bool)
 	look = func(n *yaml.Node, inside bool) {
 		for i, child := range n.Content {
-			within := inside || n == test && first == 0 || n == test && i > 0 && n.Content[i-1] == key
+			within := inside || n == parent && first == 0 || n == parent && i > 0 && n.Content[i-1] == key
 			if !within && child.Line > from && child.Line < next {
 				next = child.Line
 			}
@@ -231,12 +564,24 @@ func (e *editor) lastLine(test, key *yaml.Node, first int) int {
 	}
 	look(e.root, false)
 	for next > from+1 {
-		if line := strings.TrimSpace(e.lines[next-2]); line != "" && line[0] != '#' {
+		if line := strings.TrimSpace(e.lines[next-2]); line != "" && line[0] != '#' && line != "..." {
 			break
 		}
 		next--
 	}
+	// Empty lines are part of a text that keeps them.
+	for key == nil && keepsLines(parent) && next <= len(e.lines) && strings.TrimSpace(e.lines[next-1]) == "" {
+		next++
+	}
 	return next - 1
+}
+
+// keepsLines reports whether a node ends with a text whose last lines are empty.
+func keepsLines(n *yaml.Node) bool {
+	for len(n.Content) > 0 {
+		n = n.Content[len(n.Content)-1]
+	}
+	return n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0 && strings.HasSuffix(n.Value, "\n\n")
 }
 
 // dropFootComments removes the comments behind the last line: they stay in the file.
@@ -287,6 +632,7 @@ func set(n *yaml.Node, name string, value *yaml.Node) {
 // replaced is value in the place of old: with its comments, the order of its keys, and
 // its spelling of what has not changed.
 func replaced(old, value *yaml.Node) *yaml.Node {
+	value.Line, value.Column, value.Anchor = old.Line, old.Column, old.Anchor
 	if old.Kind != value.Kind {
 		value.LineComment, value.HeadComment = old.LineComment, old.HeadComment
 		return value
@@ -436,8 +782,24 @@ func setMapping(n *yaml.Node, name string) *yaml.Node {
 	return fresh
 }
 
-// writeInto replaces what the expectations say of a moment and is not so.
+// writeInto replaces what the expectations say of a moment and is not so. What stands for
+// another part of the file, and is so, stays an alias.
 func (r *Result) writeInto(expect *yaml.Node, e *Expectation, m *moment) error {
+	aliases := make(map[*yaml.Node]*yaml.Node) // by what is written in their places
+	for i := 1; i < len(expect.Content); i += 2 {
+		if alias := expect.Content[i]; alias.Kind == yaml.AliasNode {
+			expect.Content[i] = clone(alias.Alias)
+			expect.Content[i].Line, expect.Content[i].Column = alias.Line, alias.Column
+			aliases[expect.Content[i]] = alias
+		}
+	}
+	defer func() {
+		for i, n := range expect.Content {
+			if alias := aliases[n]; alias != nil && marshalled(clone(alias.Alias)) == marshalled(n) {
+				expect.Content[i] = alias
+			}
+		}
+	}()
 	if _, n := member(expect, "outcomes"); n != nil {
 		m.writeOutcomes(mapping(expect, "outcomes", n))
 	}

@@ -3,7 +3,7 @@ package flowtest
 import (
 	"bytes"
 	"os"
-	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -132,9 +132,14 @@ tests:
 // What cannot be rewritten in place is left, and told.
 func TestUpdateRefuses(t *testing.T) {
 	for text, want := range map[string]string{
-		"tests: [{name: a, events: [{raw: x}], expect: {outcomes: {success: 1}}}]": "in { }",
+		"tests: [{name: a, events: [{raw: x}], expect: {outcomes: {success: 1}, # why\n  rates: {}}}]": "in { }",
 		"tests:\n  - name: a\n    events: [{raw: x}]\n    expect: &e {outcomes: {error: 1}}\n  - name: b\n    events: [{raw: x, repeat: 2}]\n" +
-			"    expect: *e\n": "stands for that of another test",
+			"    expect: {<<: *e}\n": `test "b" cannot be updated: what is false stands elsewhere`,
+		"tests:\n  - name: a\n    events: [{raw: x}]\n    expect:\n      dead_letters:\n        - {kind: decode}\n        - &l {kind: decode}\n" +
+			"  - name: b\n    events: [{raw: x}]\n    expect:\n      dead_letters: [*l]\n": `test "a" cannot be updated: more than what it expects would change`,
+		"tests:\n  - name: a\n    events: &v\n      - {raw: x, outcome: success}\n  - name: b\n    events: *v\n    flow: feedback\n" +
+			"  - name: c\n    events:\n      - &w {payload: &p {coordinator_id: a, queue_size: 1, capacity: 2, level: soft}, outcome: duplicate}\n" +
+			"  - name: d\n    events: [*w]\n    fail: [{stage: handle, kind: permanent}]\n": `is that of another test too, where it is not error`,
 		"tests:\n  - name: a\n    events: [{from: two.jsonl, outcome: success}]\n": "did not end alike",
 	} {
 		path := write(t, flow, text)
@@ -150,32 +155,175 @@ func TestUpdateRefuses(t *testing.T) {
 	}
 }
 
-func TestJUnit(t *testing.T) {
-	results := run(t, flow, `tests:
-  - {name: "a < b", events: [{raw: x}], expect: {outcomes: {error: 1}}}
-  - {name: wrong, events: [{raw: x}], expect: {outcomes: {success: 1, error: 1}}}
-`)
-	results = append(results, &Result{Suite: results[0].Suite, Test: results[0].Test, Err: os.ErrDeadlineExceeded})
-	var b bytes.Buffer
-	if err := WriteJUnit(&b, results); err != nil {
-		t.Fatal(err)
-	}
-	got := regexp.MustCompile(`time="[0-9.]+"`).ReplaceAllString(strings.ReplaceAll(b.String(), results[0].Suite.Path, "PATH"), `time="T"`)
-	const want = `<?xml version="1.0" encoding="UTF-8"?>
-<testsuites tests="3" failures="1" errors="1" time="T">
-  <testsuite name="PATH" tests="3" failures="1" errors="1" time="T">
-    <testcase name="a &lt; b" classname="PATH" file="PATH" line="2" time="T"></testcase>
-    <testcase name="wrong" classname="PATH" file="PATH" line="3" time="T">
-      <failure message="outcomes">PATH:3:58: outcomes&#xA;  - success: 1&#xA;  + success: 0</failure>
-    </testcase>
-    <testcase name="a &lt; b" classname="PATH" file="PATH" line="2" time="T">
-      <error message="i/o timeout"></error>
-    </testcase>
-  </testsuite>
-</testsuites>
+// However a file is written, only what is expected changes in it, and the second time
+// nothing does.
+func TestUpdateKeepsForm(t *testing.T) {
+	const payload = "{coordinator_id: a, queue_size: 1, capacity: 2, level: soft}"
+	const commented = `# top
+tests: # after tests
+  # before a
+  - name: a # n
+    # before events
+    events: # e
+      # before event
+      - payload: # p
+          # in payload
+          coordinator_id: a # 1
+          queue_size:   1
+
+          capacity: 2
+          # mid
+          level: 'soft' # 2
+        # after payload
+        outcome: "duplicate" # 3
+      # after event
+    # before expect
+
+    expect: # x
+
+      # before outcomes
+      outcomes: # o
+        # before success
+        success:   5 # five
+
+        # after success
+      outputs:
+        telemetry.rate_adjustment: # t
+
+          # first
+          - values: # v
+
+              /payload/scale:   0.9 # nine
+              /payload/reason:  "soft"  # right
+          # last
+      # before dead letters
+      dead_letters: # d
+        - kind: x
+      # before rates
+      rates:
+        # provider
+        ibkr: # i
+          # level
+          level:   hard # l
+          # after level
+          scale:   0.5   # right
+        # after ibkr
+      # end of expect
+    # end of test
+  # before b
+  - name:   b
+    events:   [  {  payload: ` + payload + `  }  ]
+    expect:   {  outcomes:   {  success:   1  }  } # right
+# end
 `
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+	changes := []string{
+		`outcome: "duplicate" # 3`, `outcome: "success" # 3`, "success:   5 # five", "success: 1 # five", "/payload/scale:   0.9 # nine",
+		"/payload/scale: 0.5 # nine", "dead_letters: # d\n        - kind: x", "dead_letters: [] # d", "level:   hard # l", "level: soft # l",
+	}
+	windows := func(list []string) []string {
+		list = slices.Clone(list)
+		for i := range list {
+			list[i] = strings.ReplaceAll(list[i], "\n", "\r\n")
+		}
+		return list
+	}
+	const letters = "dead_letters: [{stage: decode, kind: decode, attempts: 1, reason: 'entry: not JSON: unexpected character at byte 0'}]"
+	for name, tt := range map[string]struct {
+		before  string
+		changes []string // old, new, old, new
+	}{
+		"comments": {commented, changes},
+		"CRLF":     {windows([]string{commented})[0], windows(changes)},
+		"braces": {
+			"tests: [{name: a, events: [{payload: " + payload + ", outcome: error}], expect: {outcomes: {success: 2}}}, # one\n" +
+				"  {\"expect\": {outcomes:   {success: 3}, rates: {ibkr: {level:   soft}}}, name: \"b}\", events: [{raw: \"}{]'\"}]}]\n",
+			[]string{
+				"outcome: error", "outcome: success", "{success: 2}", "{success: 1}",
+				"{outcomes:   {success: 3}, rates: {ibkr: {level:   soft}}}", "{outcomes: {success: 0, error: 1}, rates: {ibkr: {level: ok}}}",
+			},
+		},
+		"braces without expectations": {
+			"tests: [\n  {name: it's, # {\n   events: [{raw: x}], # }\n  }, {name: b, events: [{raw: x}] }, {events: [{raw: x}], name: c, }\n]",
+			[]string{
+				"\n  }, {name: b, events: [{raw: x}] }, {events: [{raw: x}], name: c, }",
+				"\n   EXPECT}, {name: b, events: [{raw: x}], EXPECT }, {events: [{raw: x}], name: c, EXPECT }",
+				"EXPECT", "expect: {outcomes: {error: 1}, outputs: {telemetry.rate_adjustment: []}, " + letters +
+					", rates: {ibkr: {level: ok, scale: 1, effective: 60}}}",
+			},
+		},
+		"comments in braces": {
+			"tests:\n  - name: a\n    events: [{payload: " + payload + "}]\n    expect: {outcomes: {success: 2}, # o\n      rates: {ibkr: {level: hard}}} # r\n",
+			[]string{
+				"{outcomes: {success: 2}, # o\n      rates: {ibkr: {level: hard}}} # r",
+				"# r\n      outcomes: {success: 1} # o\n      rates: {ibkr: {level: soft}}",
+			},
+		},
+		"anchors": {
+			"tests:\n  - name: a\n    events: &two\n      - &one {payload: &p " + payload + ", outcome: error}\n      - *one\n" +
+				"    expect: &x\n      outcomes: &o {success: 2}\n      rates: &r {ibkr: {level: soft}}\n" +
+				"  - name: b\n    events: *two\n    expect: {outcomes: *o, rates: {<<: *r}}\n" +
+				"  - name: c\n    events: [*one]\n    expect:\n      <<: *x\n      outcomes: *o\n" +
+				"  - name: d\n    events: [{payload: *p}]\n    expect:\n      outcomes: &q {success: 3}\n" +
+				"  - name: e\n    events: [{payload: *p}, {payload: *p}, {payload: *p}]\n    expect:\n      outcomes: *q\n",
+			[]string{
+				"outcome: error", "outcome: success", "      <<: *x\n      outcomes: *o", "      <<: *x\n      outcomes: {success: 1}",
+				"&q {success: 3}", "&q {success: 1}", "outcomes: *q", "outcomes: {success: 3}",
+			},
+		},
+		"ends": {
+			"---\ntests:\n- name: a\n  events:\n  - payload: " + payload + "\n  expect:\n        outcomes:   \n              success: 2   \n\n\n...\n",
+			[]string{"success: 2   ", "success: 1"},
+		},
+		"no end": {
+			"tests:\n  - name: a\n    events: [{raw: x}]\n    expect: {outcomes: {success: 2}, dead_letters: [{reason: JSON}]}",
+			[]string{"{success: 2}", "{success: 0, error: 1}"},
+		},
+		"empty lines in a text": {
+			"tests:\n  - name: a\n    events:\n      - raw: |+\n          no\n\n    # hello\n\n  - name: b\n    expect: # b\n    events: [{payload: " +
+				payload + "}]\n",
+			[]string{
+				"\n\n    # hello", "\n\n    expect:\n      outcomes: {error: 1}\n      outputs:\n        telemetry.rate_adjustment: []\n      dead_letters:\n" +
+					"        - {stage: decode, kind: decode, attempts: 1, reason: 'entry: not JSON: unexpected character at byte 1'}\n" +
+					"      rates:\n        ibkr: {level: ok, scale: 1, effective: 60}\n    # hello",
+				"expect: # b", "expect: # b\n      outcomes: {success: 1}\n      outputs:\n        telemetry.rate_adjustment:\n" +
+					"          - payload: {provider: ibkr, reason: soft, scale: 0.5, ts: 1767225600}\n      dead_letters: []\n" +
+					"      rates:\n        ibkr: {level: soft, scale: 0.5, effective: 30}",
+			},
+		},
+		"long lines": {
+			"tests:\n  - name: a\n    events: [{payload: " + payload + ", headers: {h: \"" + strings.Repeat("word ", 100) + "\"}}]\n    expect:\n" +
+				"      outcomes: {success: 2} # " + strings.Repeat("long ", 100) + "x\n      outputs:\n        telemetry.rate_adjustment:\n" +
+				"          - contains: {key: ibkr, x: \"" + strings.Repeat("word ", 100) + "\"}\n",
+			[]string{"success: 2", "success: 1", "{key: ibkr, x: \"" + strings.Repeat("word ", 100) + "\"}", "{key: ibkr}"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := tt.before
+			for i := 0; i+1 < len(tt.changes); i += 2 {
+				if !strings.Contains(want, tt.changes[i]) {
+					t.Fatalf("%q is not there", tt.changes[i])
+				}
+				want = strings.ReplaceAll(want, tt.changes[i], tt.changes[i+1])
+			}
+			got, changed := []byte(tt.before), 0
+			for round := range 3 {
+				text, n, err := Update(got, run(t, flow, string(got)))
+				if err != nil {
+					t.Fatalf("round %d: %v\n%s", round, err, text)
+				}
+				got, changed = text, n
+				if n == 0 {
+					break
+				}
+			}
+			if changed != 0 {
+				t.Errorf("it does not come to rest")
+			}
+			if diff := cmp.Diff(want, string(got)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			passes(t, flow, string(got))
+		})
 	}
 }
 
