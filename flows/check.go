@@ -3,29 +3,37 @@ package flows
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 )
 
-// finish fills in what depends on the rest of the file, and checks what depends on it.
-func (w *Flow) finish(f *File, n *Node, c decoding) {
+// finish fills in what depends on the rest of the file, and checks what depends on it. What a fault has made uncertain is
+// left alone. A bus that the file does not declare is a fault unless the buses themselves could not be read.
+func (w *Flow) finish(f *File, n *Node, c decoding, fs Fields, busesKnown bool) {
 	w.Pos, w.From.Pos = c.at, n.Get("from").Pos()
 	w.To.Pos = n.Get("to").Pos()
 	w.From.Bus = cmp.Or(w.From.Bus, DefaultBus)
 	if w.To.Stream != "" {
 		w.To.Bus = cmp.Or(w.To.Bus, w.From.Bus)
 	}
-	source := f.flowBus(w.From.Bus, "from", n, c)
+	source := f.flowBus(w.From.Bus, "from", n, c, busesKnown)
 	target := source
 	if w.To.Bus != "" && w.To.Bus != w.From.Bus {
-		target = f.flowBus(w.To.Bus, "to", n, c)
+		target = f.flowBus(w.To.Bus, "to", n, c, busesKnown)
 	}
-	if source == nil || target == nil {
-		return
+	faulty := func(in string, keys ...string) bool {
+		return slices.ContainsFunc(keys, func(key string) bool { return fs.faulty(in, key) })
 	}
-	if w.To.Stream != "" {
+	w.vagueSource = source == nil || faulty("from", "bus", "stream", "key")
+	w.vagueGroup = faulty("from", "group")
+	vagueTarget := target == nil || faulty("to", "bus", "stream", "key")
+	if source == nil {
+		source = &f.Bus // to go on with
+	}
+	if w.To.Stream != "" && target != nil {
 		w.To.Key = target.StreamKey(w.To.Stream, w.To.Key)
 	}
-	if n.Get("to") != nil && n.Get("to").shape == mappingNode && len(n.Get("to").pairs) == 0 {
+	if to := n.Get("to"); to != nil && to.shape == mappingNode && len(to.pairs) == 0 {
 		c.errorf(w.To.Pos, "to: missing required field %q: give it, or remove to", "stream")
 	}
 	if n.Get("lanes") == nil {
@@ -42,20 +50,21 @@ func (w *Flow) finish(f *File, n *Node, c decoding) {
 		w.DeadLetter.Stream = w.From.Stream + ".dlq"
 	}
 	w.DeadLetter.Key = source.StreamKey(w.DeadLetter.Stream, w.DeadLetter.Key)
-	if w.To.Key == w.From.Key && source.Place() == target.Place() {
+	if w.To.Key == w.From.Key && !w.vagueSource && !vagueTarget && source.Place() == target.Place() {
 		c.beyondf(w.To.Pos, LimitReference,
 			"to: stream %q is the one the flow reads: each event would come back for ever: name another stream", w.From.Key)
 	}
-	if w.DeadLetter.Key == w.From.Key {
+	if w.DeadLetter.Key == w.From.Key && !faulty("from", "stream", "key") && !faulty("dead_letter", "stream", "key") {
 		c.beyondf(n.Get("dead_letter").Pos(), LimitReference,
 			"dead_letter: stream %q is the one the flow reads: each dead letter would come back for ever: name another stream",
 			w.From.Key)
 	}
 }
 
-// flowBus returns the bus that a flow names in one of its keys, and nil when there is none, which it reports.
-func (f *File) flowBus(name, key string, n *Node, c decoding) *Bus {
-	if b := f.BusNamed(name); b != nil {
+// flowBus returns the bus that a flow names in one of its keys, and nil when there is none, which it reports if all buses
+// are known.
+func (f *File) flowBus(name, key string, n *Node, c decoding, known bool) *Bus {
+	if b := f.BusNamed(name); b != nil || !known {
 		return b
 	}
 	names := []string{DefaultBus}
@@ -76,7 +85,7 @@ func (f *File) check(root *Node, d *Diagnostics) {
 	keys := map[string]*Flow{} // by topic
 	for i := range f.Flows {
 		w := &f.Flows[i]
-		if w.From.Stream == "" || w.From.Key == "" {
+		if w.From.Stream == "" || w.vagueSource {
 			continue
 		}
 		first, ok := keys[w.From.Stream]
@@ -111,7 +120,7 @@ func (f *File) check(root *Node, d *Diagnostics) {
 	readers := map[reader]*Flow{}
 	for i := range f.Flows {
 		w := &f.Flows[i]
-		if !w.Enabled || w.From.Key == "" {
+		if !w.Enabled || w.From.Stream == "" || w.vagueSource || w.vagueGroup {
 			continue
 		}
 		r := reader{f.BusNamed(w.From.Bus).Place(), w.From.Key, w.From.Group}
@@ -119,6 +128,9 @@ func (f *File) check(root *Node, d *Diagnostics) {
 		if !ok {
 			readers[r] = w
 			continue
+		}
+		if first.Name == w.Name {
+			continue // a copy, whose name has been reported
 		}
 		d.Add(Diagnostic{
 			Pos: w.From.Pos,

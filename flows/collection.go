@@ -2,7 +2,7 @@ package flows
 
 import (
 	"fmt"
-	"strconv"
+	"slices"
 	"strings"
 )
 
@@ -14,7 +14,7 @@ type entries[T any] struct {
 	check  func(name string) error
 	fields func(*T) Fields
 	name   func(*T) *string
-	finish func(t *T, n *Node, c decoding)
+	finish func(t *T, n *Node, c decoding, fs Fields)
 }
 
 func (e *entries[T]) decode(c decoding, f *Field, n *Node) bool {
@@ -30,21 +30,17 @@ func (e *entries[T]) decode(c decoding, f *Field, n *Node) bool {
 	pairs := make([]pair, 0, len(n.pairs))
 	for _, p := range n.pairs {
 		key := *p.key // an alias may use the mapping elsewhere, where variables in its keys are not replaced
-		if e.tree.interpolate(&key); key.shape != unusable {
-			pairs = append(pairs, pair{&key, p.value})
-		}
+		e.tree.interpolate(&key)
+		pairs = append(pairs, pair{&key, p.value})
 	}
-	c.repeated(pairs, e.what)
+	c.repeated(slices.DeleteFunc(slices.Clone(pairs), func(p pair) bool { return p.key.shape == unusable }), e.what)
 	seen := map[string]bool{}
 	for _, p := range pairs {
-		if seen[p.key.text] {
-			continue
+		if err := e.check(p.key.text); err != nil && p.key.shape != unusable && !seen[p.key.text] {
+			c.beyondf(p.key.pos, p.key.limit(""), "%s name: %s", e.what, p.key.complaint(err.Error(), false))
 		}
 		seen[p.key.text] = true
-		if err := e.check(p.key.text); err != nil {
-			c.beyondf(p.key.pos, p.key.limit(""), "%s name: %s", e.what, p.key.complaint(err.Error(), false))
-			continue
-		}
+		// Whatever its name is worth, what is wrong within is to be told in the same run.
 		e.entry(c, p)
 	}
 	return len(*c.diags) == before
@@ -53,12 +49,10 @@ func (e *entries[T]) decode(c decoding, f *Field, n *Node) bool {
 func (e *entries[T]) entry(c decoding, p pair) {
 	var t T
 	*e.name(&t) = p.key.text
-	inner := decoding{scope: scoped(c.scope, e.what+" "+strconv.Quote(p.key.text)), diags: c.diags, at: p.key.pos}
-	if p.value.shape == unusable {
-		return
-	}
-	inner.fields(e.fields(&t), p.value)
-	e.finish(&t, p.value, inner)
+	inner := decoding{scope: scoped(c.scope, e.what+" "+quote(p.key.text)), diags: c.diags, at: p.key.pos}
+	fs := e.fields(&t)
+	inner.fields(fs, p.value)
+	e.finish(&t, p.value, inner, fs)
 	*e.dst = append(*e.dst, t)
 }
 
@@ -122,7 +116,10 @@ func (c decoding) stage(n *Node) (StageSpec, bool) {
 		}
 		c.errorf(n.pos, "%s, found %d keys (%s): indent the fields further than the name",
 			form, len(keys), shorten(strings.Join(keys, ", ")))
-		return spec, false
+		name, spec.Config = n.pairs[0].key, n.pairs[0].value
+		if spec.Config.isNull() {
+			spec.Config = &Node{pos: n.pairs[1].key.pos, shape: mappingNode, pairs: n.pairs[1:], size: 1, height: 1}
+		}
 	case n.shape == mappingNode:
 		c.errorf(n.pos, "%s, found an empty mapping", form)
 		return spec, false
@@ -131,10 +128,6 @@ func (c decoding) stage(n *Node) (StageSpec, bool) {
 		return spec, false
 	}
 	spec.Kind = name.text
-	if err := checkLowerName(spec.Kind); err != nil {
-		c.beyondf(name.pos, name.limit(""), "stage name: %s", name.complaint(err.Error(), false))
-		return spec, false
-	}
 	return spec, spec.Config.shape != unusable
 }
 

@@ -65,26 +65,29 @@ func (c decoding) fields(fs Fields, n *Node) {
 	default:
 		c.beyondf(n.pos, n.limit(""), "%s", n.complaint("expected a mapping", false))
 	}
-	faulty := make(map[string]bool)
 	for i := range fs {
 		f := &fs[i]
-		if f.value != nil && values[f.Name] == nil && meant[f.Name] {
-			// Another key was a slip for this one. That it is missing too is no second fault.
+		v := values[f.Name]
+		if f.value != nil && v == nil && meant[f.Name] {
+			// Another key was perhaps meant for this one. That it is missing too is no second fault.
 			f.value.absent(f)
-			faulty[f.Name] = true
+			f.setFaulty(true)
 			continue
 		}
-		faulty[f.Name] = !c.field(f, values[f.Name], n)
+		ok := c.field(f, v, n)
+		if f.faulty = !ok; f.Kind != KindObject || v == nil || v.shape != mappingNode {
+			f.setFaulty(!ok)
+		}
 	}
 	for i := range fs {
 		f := &fs[i]
 		v := values[f.Name]
-		if f.check == nil || v == nil && !f.HasDefault || faulty[f.Name] ||
-			slices.ContainsFunc(f.neighbours, func(name string) bool { return faulty[name] }) {
+		if f.check == nil || v == nil && !f.HasDefault || f.faulty ||
+			slices.ContainsFunc(f.neighbours, func(name string) bool { return fs.faulty(name) }) {
 			continue
 		}
 		if err := f.check(); err != nil {
-			faulty[f.Name] = true
+			f.faulty = true
 			c.invalid(f, v, err.Error(), f.checkLimit(err))
 			f.value.absent(f)
 		}
@@ -92,24 +95,38 @@ func (c decoding) fields(fs Fields, n *Node) {
 }
 
 // pairs sorts the mapping's values by key and reports the keys that do not belong. Meant are the names that these were
-// probably meant to be.
+// perhaps meant to be; where that is as good as certain, the value is among the others.
 func (c decoding) pairs(fs Fields, n *Node) (values map[string]*Node, meant map[string]bool) {
 	values, meant = make(map[string]*Node, len(fs)), make(map[string]bool)
 	if n == nil {
 		return values, meant
 	}
 	c.repeated(n.pairs, "key")
+	slips := make(map[string]*Node)
 	for _, p := range n.pairs {
 		name := p.key.text
 		if _, ok := fs.Lookup(name); !ok {
-			names := fs.Names()
-			meant[Nearest(name, names)] = true
-			c.errorf(p.key.pos, "unknown field %s%s; fields: %s", quote(name), didYouMean(name, names),
-				cmp.Or(strings.Join(names, ", "), "none"))
+			near := fs.nearest(name)
+			meant[near] = true
+			if slips[near] == nil && slip(name, near) {
+				slips[near] = p.value
+			}
+			why := hint(near)
+			if strings.Contains(name, "${") {
+				why = " (variables are not replaced in it)"
+			}
+			c.errorf(p.key.pos, "unknown field %s%s; fields: %s", quote(name), why,
+				cmp.Or(strings.Join(fs.Names(), ", "), "none"))
 			continue
 		}
 		if _, ok := values[name]; !ok {
 			values[name] = p.value
+		}
+	}
+	for name, value := range slips {
+		if _, given := values[name]; !given && name != "" {
+			values[name] = value
+			n.mean(name, value)
 		}
 	}
 	return values, meant

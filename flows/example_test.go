@@ -58,7 +58,7 @@ flows:
 	fmt.Println(diags.Err())
 	// Output:
 	// {1m0s 1s source}
-	// {0s 1s key}
+	// {10s 1s key}
 	// flows.yaml:8:18: flow "load": stage 2 (window): unknown field "sise" (did you mean "size"?); fields: by, every, size
 	// flows.yaml:8:33: flow "load": stage 2 (window): by: BY (default "x"): must be key or source
 }

@@ -42,6 +42,8 @@ type Field struct {
 	value      value
 	check      func() error
 	neighbours []string
+	mistaken   []string
+	faulty     bool // what was decoded last is wrong or missing
 }
 
 // Option changes a [Field].
@@ -86,6 +88,59 @@ func Example(text string) Option { return func(f *Field) { f.Example = text } }
 // built-in ones, "must be at least initial"; see [Node.Invalid]. It must not contain the value of a secret.
 func Check(rule func() error, neighbours ...string) Option {
 	return func(f *Field) { f.check, f.neighbours = rule, neighbours }
+}
+
+// Mistaken names what is easily written for the field, in small letters: an unknown key of such a name is taken for it,
+// whatever other field is spelled more like it.
+func Mistaken(names ...string) Option { return func(f *Field) { f.mistaken = names } }
+
+// nearest returns the name of the field that an unknown key was probably meant for, or "".
+func (fs Fields) nearest(key string) string {
+	for i := range fs {
+		if slices.Contains(fs[i].mistaken, fold(key)) {
+			return fs[i].Name
+		}
+	}
+	if strings.Contains(key, "${") {
+		return ""
+	}
+	return Nearest(key, fs.Names())
+}
+
+// faulty reports whether what was decoded last for a field, or for one within the objects on the way to it, is wrong or
+// missing.
+func (fs Fields) faulty(path ...string) bool {
+	i := slices.IndexFunc(fs, func(f Field) bool { return f.Name == path[0] })
+	switch {
+	case i < 0:
+		return false
+	case len(path) == 1:
+		return fs[i].faulty
+	default:
+		return fs[i].Fields.faulty(path[1:]...)
+	}
+}
+
+// Faulty returns the names of the fields whose values were wrong or missing when they were decoded last.
+func (fs Fields) Faulty() []string {
+	var names []string
+	for i := range fs {
+		if fs[i].faulty {
+			names = append(names, fs[i].Name)
+		}
+	}
+	return names
+}
+
+// setFaulty marks the field, and all that is within an object.
+func (f *Field) setFaulty(faulty bool) {
+	f.faulty = faulty
+	if f.Kind != KindObject {
+		return
+	}
+	for i := range f.Fields {
+		f.Fields[i].setFaulty(faulty)
+	}
 }
 
 // Lookup returns the field with the given name.

@@ -189,7 +189,12 @@ type Flow struct {
 	// Lanes is that of the bus it reads from unless the flow says otherwise; 0 derives it from GOMAXPROCS.
 	Lanes int
 	Pos   Position
+
+	vagueSource, vagueGroup bool // a fault leaves open which stream is read, and in which group
 }
+
+// Vague reports whether a fault of the file leaves open which stream the flow reads.
+func (w *Flow) Vague() bool { return w.vagueSource }
 
 // Source is the stream that a flow reads.
 type Source struct {

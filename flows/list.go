@@ -32,7 +32,7 @@ func Map[T any](
 			dst: dst, what: what, tree: &tree{source: source{diags: new(Diagnostics)}, raw: true},
 			check: func(string) error { return nil }, fields: fields,
 			name:   func(t *T) *string { name, _ := entry(t); return name },
-			finish: func(t *T, n *Node, _ decoding) { _, node := entry(t); *node = n },
+			finish: func(t *T, n *Node, _ decoding, _ Fields) { _, node := entry(t); *node = n },
 		},
 	}, opts)
 }
@@ -73,9 +73,8 @@ func (m namedValues[T]) decode(c decoding, f *Field, n *Node) bool {
 		*name, *node = p.key.text, p.value
 		field := m.value(&t)
 		field.Name = shorten(p.key.text)
-		if inner.field(&field, p.value, n) {
-			*m.dst = append(*m.dst, t)
-		}
+		inner.field(&field, p.value, n)
+		*m.dst = append(*m.dst, t) // also with a fault, so that its owner can look at the name
 	}
 	return len(*c.diags) == before
 }
@@ -174,10 +173,11 @@ func (l mappingList[T]) encode(*Field) any {
 }
 
 // Document reads the text of a YAML file of another kind than a flow file into a tree, with the limits and the
-// diagnostics of [Parse] but without variables. The node is nil when the text is no tree, which is then reported.
-func Document(name string, src []byte) (*Node, Diagnostics) {
+// diagnostics of [Parse] but without variables. The node is nil when the text is no tree, which is then reported. Needs says
+// what an empty file lacks.
+func Document(name string, src []byte, needs string) (*Node, Diagnostics) {
 	var diags Diagnostics
-	t, document := newTree(name, src, nil, &diags)
+	t, document := newTree(name, src, nil, needs, &diags)
 	if document == nil {
 		return nil, diags
 	}
@@ -191,12 +191,12 @@ func Document(name string, src []byte) (*Node, Diagnostics) {
 }
 
 // LoadDocument reads a file of at most 1 MiB; see [Document].
-func LoadDocument(path string) (*Node, Diagnostics) {
+func LoadDocument(path, needs string) (*Node, Diagnostics) {
 	src, err := read(path)
 	if err != nil {
 		return nil, Diagnostics{{Pos: Position{File: path}, Message: err.Error()}}
 	}
-	return Document(path, src)
+	return Document(path, src, needs)
 }
 
 // IsMapping reports whether the node is a mapping.

@@ -59,7 +59,7 @@ books: [{title: "${A}"}, {title: b, pages: 2}]
 prices: {a b: 1.5, "${B}": 2}
 owners: {"${C}": {age: 3}, d:}
 note: [{x: [1, null]}, ~]
-`))
+`), "a shelf")
 	if len(d) > 0 {
 		t.Fatal(d)
 	}
@@ -116,7 +116,7 @@ func TestDocumentFaults(t *testing.T) {
 		"books: [{title: a}]\nowners: {a: {age: x}}": "2:19: owner \"a\": age: expected an integer, found string \"x\"",
 		"books: [": "1:8: not valid YAML: expected a value",
 	} {
-		root, d := Document("", []byte(src))
+		root, d := Document("", []byte(src), "a shelf")
 		if root != nil {
 			new(shelf).fields().Decode(root, "", &d)
 		}
@@ -125,7 +125,7 @@ func TestDocumentFaults(t *testing.T) {
 			t.Errorf("%q (-want +got):\n%s", src, diff)
 		}
 	}
-	if _, d := LoadDocument("no/such.yaml"); d.String() != "no/such.yaml: cannot be read: no such file or directory" {
+	if _, d := LoadDocument("no/such.yaml", "a shelf"); d.String() != "no/such.yaml: cannot be read: no such file or directory" {
 		t.Error(d)
 	}
 }

@@ -66,7 +66,7 @@ func withoutPath(err error) error {
 func Parse(name string, src []byte, env func(string) (string, bool)) (*File, Diagnostics) {
 	var diags Diagnostics
 	f := &File{Path: name}
-	if t, document := newTree(name, src, env, &diags); document != nil {
+	if t, document := newTree(name, src, env, "version and flows", &diags); document != nil {
 		if root := t.build(document, 1); !t.full {
 			f.decode(t, root)
 		}

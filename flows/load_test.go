@@ -37,7 +37,7 @@ func withoutPlaces() cmp.Options {
 	return cmp.Options{
 		cmpopts.IgnoreTypes(flows.Position{}),
 		cmpopts.IgnoreFields(flows.File{}, "Path", "Dir"),
-		cmpopts.IgnoreUnexported(flows.File{}),
+		cmpopts.IgnoreUnexported(flows.File{}, flows.Flow{}),
 		cmp.Transformer("value", func(n *flows.Node) any { return n.Value() }),
 	}
 }
@@ -239,9 +239,9 @@ func TestLoad(t *testing.T) {
 		{"largest", write("largest.yaml", exact), ""},
 		{"largest with BOM", write("largestbom.yaml", append([]byte("\uFEFF"), exact...)), ""},
 		{"too large", write("large.yaml", append(exact, '\n')), ": the file is larger than 1 MiB: split it"},
-		{"UTF-16", write("utf16.yaml", []byte("\xff\xfev\x00e\x00")), ":1:1: byte 0xFF is not valid UTF-8: save the file as UTF-8"},
+		{"UTF-16", write("utf16.yaml", []byte("\xff\xfev\x00e\x00")), ":1:1: the file is in UTF-16: save it as UTF-8"},
 		{"Latin-1", write("latin1.yaml", []byte("# gr\xfc\xdfe\n"+minimal)), ":1:5: byte 0xFC is not valid UTF-8: save the file as UTF-8"},
-		{"lone CR", write("cr.yaml", []byte("a: 1\rb: 2\n")), ":1:5: the control character U+000D is not allowed: remove it, or write an escape in double quotes"},
+		{"lone CR", write("cr.yaml", []byte("a: 1\rb: 2\n")), ":1:5: a carriage return (U+000D) stands here without a line feed: save the file with the line ends of Unix or of Windows"},
 		{"missing", filepath.Join(dir, "none.yaml"), ": cannot be read: no such file or directory"},
 		{"folder", dir, ": cannot be read: is a directory"},
 	}

@@ -28,6 +28,7 @@ type Node struct {
 	quoted bool
 	vars   []variable
 	pairs  []pair
+	meant  map[string]*Node // of a mapping that was decoded: the values of misspelt keys, by the names that were meant
 	items  []*Node
 	origin *origin // of a scalar value
 
@@ -58,7 +59,8 @@ func (n *Node) Text() (string, bool) {
 	return n.text, true
 }
 
-// Get returns the value of a mapping's key, or nil.
+// Get returns the value of a mapping's key, or nil. In a mapping that has been decoded, the value of a misspelt key is
+// found under the name that was meant.
 func (n *Node) Get(key string) *Node {
 	if n == nil {
 		return nil
@@ -68,7 +70,15 @@ func (n *Node) Get(key string) *Node {
 			return p.value
 		}
 	}
-	return nil
+	return n.meant[key]
+}
+
+// mean notes what a misspelt key was meant for.
+func (n *Node) mean(name string, value *Node) {
+	if n.meant == nil {
+		n.meant = make(map[string]*Node)
+	}
+	n.meant[name] = value
 }
 
 // Variables returns the names of the environment variables that a scalar refers to, in order of appearance.

@@ -22,7 +22,8 @@ func Reference() Fields {
 
 // fields declares the file. The tree is what reads variables in the names of providers and flows.
 func (f *File) fields(t *tree) Fields {
-	return Fields{
+	var fs Fields
+	fs = Fields{
 		Int("version", &f.Version, "the version of the language: 1", Required(), Example("1"), Check(f.checkVersion)),
 		Bool("enabled", &f.Enabled, "whether to consume at all; when false the process runs and reads nothing",
 			Default("true")),
@@ -36,7 +37,7 @@ func (f *File) fields(t *tree) Fields {
 			value: &entries[Bus]{
 				dst: &f.Buses, what: "bus", tree: t, check: checkBusName,
 				fields: (*Bus).namedFields, name: func(b *Bus) *string { return &b.Name },
-				finish: func(b *Bus, n *Node, c decoding) { b.finish(f, n, c) },
+				finish: func(b *Bus, n *Node, c decoding, _ Fields) { b.finish(f, n, c) },
 			},
 		}, nil),
 		Object("admin", f.Admin.fields(), "the HTTP listener: metrics, health, ingest and operation"),
@@ -59,11 +60,14 @@ func (f *File) fields(t *tree) Fields {
 			value: &entries[Flow]{
 				dst: &f.Flows, what: "flow", tree: t, check: checkLowerName,
 				fields: (*Flow).fields, name: func(w *Flow) *string { return &w.Name },
-				finish: func(w *Flow, n *Node, c decoding) { w.finish(f, n, c) },
+				finish: func(w *Flow, n *Node, c decoding, own Fields) {
+					w.finish(f, n, c, own, len(f.Buses) > 0 || !fs.faulty("buses"))
+				},
 			},
 		}, nil),
 		Any(keyTests, &f.Tests, "flow tests, which pulseflow test runs and run ignores; variables are not replaced in them"),
 	}
+	return fs
 }
 
 func (f *File) checkVersion() error {
@@ -407,7 +411,7 @@ func (p *Provider) checkFloor() error {
 }
 
 // finish fills in the defaults that depend on the rate.
-func (p *Provider) finish(n *Node, c decoding) {
+func (p *Provider) finish(n *Node, c decoding, _ Fields) {
 	p.Pos = c.at
 	if n.Get("burst") == nil {
 		p.Burst = max(p.Rate, 1)
@@ -529,7 +533,7 @@ var (
 	streamKey    = regexp.MustCompile(`^[^\s\pC]{1,512}$`)
 )
 
-// checkLowerName accepts the names of flows and stages: they become values of labels.
+// checkLowerName accepts the names of flows and buses: they become values of labels.
 func checkLowerName(name string) error {
 	if !lowerName.MatchString(name) {
 		return errors.New("must be made of a-z, 0-9, hyphen and underscore, at most 64")

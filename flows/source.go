@@ -3,7 +3,9 @@ package flows
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
@@ -18,15 +20,16 @@ const (
 )
 
 // newTree returns the builder of a file's tree and the parser's root to build from, which is nil when there is no tree
-// to speak of; why has then been reported.
-func newTree(name string, src []byte, env func(string) (string, bool), diags *Diagnostics) (*tree, *yaml.Node) {
+// to speak of; why has then been reported. Needs says what an empty file lacks.
+func newTree(name string, src []byte, env func(string) (string, bool), needs string, diags *Diagnostics) (*tree, *yaml.Node) {
 	text := bytes.TrimPrefix(src, []byte("\uFEFF"))
 	s := source{name: name, text: text, lines: 1 + bytes.Count(text, []byte("\n")), diags: diags}
-	t := &tree{source: s, env: env, built: map[*yaml.Node]*Node{}, open: map[*yaml.Node]bool{}}
-	if !s.readable() {
-		return t, nil
+	readable := s.readable()
+	var document *yaml.Node
+	if readable {
+		document = s.parse(needs)
 	}
-	return t, s.parse()
+	return &tree{source: s, env: env, built: map[*yaml.Node]*Node{}, open: map[*yaml.Node]bool{}}, document
 }
 
 // source is the text of a file.
@@ -35,7 +38,12 @@ type source struct {
 	text  []byte
 	lines int
 	diags *Diagnostics
+	// damaged is set when something in the text was reported and replaced by the character damage, as many columns of it,
+	// so that the rest can be looked at. A scalar with one in it is of no use.
+	damaged bool
 }
+
+const damage = utf8.RuneError
 
 // at makes a position. The parser puts what is missing at the end of a file one line too far.
 func (s source) at(line, column int) Position {
@@ -45,47 +53,114 @@ func (s source) at(line, column int) Position {
 	return Position{File: s.name, Line: line, Column: column}
 }
 
-// readable refuses what the YAML parser would refuse without saying where, or read differently from an editor.
-func (s source) readable() bool {
+// readable reports what the YAML parser would refuse without saying where, or read differently from an editor, and takes
+// it out of the text: the first such place of each line. It returns false for a text that is not worth going on with.
+func (s *source) readable() bool {
 	if len(s.text) > maxFileSize {
 		s.diags.Beyondf(Position{File: s.name}, LimitExtent, "the file is larger than 1 MiB: split it")
 		return false
 	}
+	if bytes.HasPrefix(s.text, []byte("\xFF\xFE")) || bytes.HasPrefix(s.text, []byte("\xFE\xFF")) {
+		s.diags.Errorf(s.at(1, 1), "the file is in UTF-16: save it as UTF-8")
+		return false
+	}
+	var (
+		sound   bytes.Buffer // the text without what is damaged, once something is
+		taken   int          // bytes of the text that are in it
+		told    int          // the last line that was reported
+		encoded bool         // that it is not UTF-8 was reported
+	)
 	line, column := 1, 1
 	for i := 0; i < len(s.text); {
 		r, size := utf8.DecodeRune(s.text[i:])
+		wrong := true
 		switch {
 		case r == utf8.RuneError && size == 1:
-			s.diags.Errorf(s.at(line, column), "byte 0x%02X is not valid UTF-8: save the file as UTF-8", s.text[i])
-			return false
+			if !encoded {
+				s.diags.Errorf(s.at(line, column), "byte 0x%02X is not valid UTF-8: save the file as UTF-8", s.text[i])
+			}
+			encoded = true
 		case r == '\n':
-			line, column = line+1, 0
-		case r == '\t', r == '\r' && bytes.HasPrefix(s.text[i+1:], []byte("\n")):
-		case r < ' ', r >= 0x7F && r < 0xA0, r == 0x2028, r == 0x2029, r == 0xFEFF, r == 0xFFFE, r == 0xFFFF:
-			s.diags.Beyondf(s.at(line, column), LimitSpelling, "the control character %U is not allowed: remove it, or write an escape in double quotes", r)
+			line, column, wrong = line+1, 0, false
+		case r == '\r' && !bytes.HasPrefix(s.text[i+1:], []byte("\n")):
+			// What the lines are is anyone's guess.
+			s.diags.Beyondf(s.at(line, column), LimitSpelling, "a carriage return (U+000D) stands here without a line feed: save the "+
+				"file with the line ends of Unix or of Windows")
 			return false
+		case r == '\t', r == '\r':
+			wrong = false
+		case r < ' ', r >= 0x7F && r < 0xA0, r == 0x2028, r == 0x2029, r == 0xFEFF, r == 0xFFFE, r == 0xFFFF:
+			if told != line {
+				s.diags.Beyondf(s.at(line, column), LimitSpelling, "%s", notAllowed(r))
+			}
+			told = line
+		default:
+			wrong = false
+		}
+		if wrong {
+			sound.Write(s.text[taken:i])
+			sound.WriteRune(damage)
+			taken = i + size
 		}
 		i += size
 		column++
 	}
+	if taken > 0 {
+		sound.Write(s.text[taken:])
+		s.text, s.damaged = sound.Bytes(), true
+	}
 	return true
 }
 
+// notAllowed says what to do about a character that is not to be seen in an editor.
+func notAllowed(r rune) string {
+	if r == 0xFEFF {
+		return "a byte order mark (U+FEFF) stands here, in the midst of the file: remove it"
+	}
+	return fmt.Sprintf("the control character %U is not allowed: remove it, or write an escape in double quotes", r)
+}
+
 // parse returns the root node of the only document.
-func (s source) parse() *yaml.Node {
+func (s *source) parse(needs string) *yaml.Node {
 	first, second, err := decodeYAML(s.text)
+	for range maxAliases {
+		if err == nil || !s.removeAlias(err) {
+			break
+		}
+		first, second, err = decodeYAML(s.text)
+	}
 	switch {
 	case err != nil:
 		s.syntaxError(err)
 		return nil
 	case first == nil:
-		s.diags.Errorf(Position{File: s.name}, "the file is empty: it needs at least version and flows")
+		s.diags.Errorf(Position{File: s.name}, "the file is empty: it needs at least %s", needs)
 		return nil
 	case second != nil:
 		s.diags.Errorf(s.at(second.Line, second.Column), "a second document starts here, and a file holds only one: remove the ---, or move it to a file of its own")
-		return nil
+		return joined(first.Content[0], second.Content[0])
 	}
 	return first.Content[0]
+}
+
+// joined returns the first of two documents, together with the second where that seems to be the rest of it: where it has
+// other keys.
+func joined(first, second *yaml.Node) *yaml.Node {
+	if first.Kind == yaml.ScalarNode && first.ShortTag() == "!!null" {
+		return second
+	}
+	if first.Kind != yaml.MappingNode || second.Kind != yaml.MappingNode {
+		return first
+	}
+	for i := 0; i < len(first.Content); i += 2 {
+		for k := 0; k < len(second.Content); k += 2 {
+			if first.Content[i].Value == second.Content[k].Value {
+				return first
+			}
+		}
+	}
+	first.Content = append(first.Content, second.Content...)
+	return first
 }
 
 // decodeYAML returns the first two documents of a text, nil where there is none. The error is the parser's own, since
@@ -177,7 +252,10 @@ func (t *tree) alias(y *yaml.Node, depth int) *Node {
 
 func (t *tree) content(y *yaml.Node, depth int) *Node {
 	if y.Style&yaml.TaggedStyle != 0 {
-		return t.refuseBeyond(y, LimitSpelling, "tag %s is not supported: write the value without a tag", shorten(y.Tag))
+		refused := t.refuseBeyond(y, LimitSpelling, "tag %s is not supported: write the value without a tag", shorten(y.Tag))
+		if y.Kind == yaml.ScalarNode {
+			return refused
+		}
 	}
 	n := &Node{pos: t.position(y), size: 1, height: 1}
 	switch y.Kind {
@@ -206,6 +284,10 @@ func (t *tree) scalar(n *Node, y *yaml.Node) {
 	n.shape, n.tag = scalarNode, y.ShortTag()
 	n.quoted = y.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
 	n.text = y.Value
+	if t.damaged && strings.ContainsRune(n.text, damage) {
+		n.shape = unusable
+		return
+	}
 	n.origin = &origin{source: &t.source, style: y.Style, value: y.Value}
 	t.interpolate(n)
 }
@@ -336,10 +418,11 @@ func (t *tree) key(parent *Node, y *yaml.Node) *Node {
 	}
 	switch {
 	case target.Kind != yaml.ScalarNode:
-		t.refuse(y, "a key must be a plain name")
+		t.refuse(y, "a key must be a plain name, and not %s: write a word before the colon", kindOf(target))
 		return nil
 	case target.Style&yaml.TaggedStyle != 0:
 		t.refuseBeyond(y, LimitSpelling, "a key must be a plain name, without a tag")
+	case t.damaged && strings.ContainsRune(target.Value, damage):
 		return nil
 	}
 	parent.size++
@@ -349,4 +432,11 @@ func (t *tree) key(parent *Node, y *yaml.Node) *Node {
 		t.built[y] = n
 	}
 	return n
+}
+
+func kindOf(y *yaml.Node) string {
+	if y.Kind == yaml.SequenceNode {
+		return "a list"
+	}
+	return "a mapping"
 }

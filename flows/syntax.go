@@ -1,8 +1,10 @@
 package flows
 
 import (
+	"bytes"
 	"fmt"
 	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -17,15 +19,21 @@ const maxSearch = 64 << 10
 
 var parserError = regexp.MustCompile(`^yaml: (?:line ([0-9]+): )?(.*)$`)
 
-// syntaxError reports what the YAML parser could not read.
-func (s source) syntaxError(err error) {
-	line, problem := 1, err.Error()
+// takeApart returns the line and the problem that an error of the parser names.
+func takeApart(err error) (line int, problem string) {
+	line, problem = 1, err.Error()
 	if m := parserError.FindStringSubmatch(problem); m != nil {
 		problem = m[2]
 		if n, err := strconv.Atoi(m[1]); err == nil {
 			line = n
 		}
 	}
+	return line, problem
+}
+
+// syntaxError reports what the YAML parser could not read.
+func (s *source) syntaxError(err error) {
+	line, problem := takeApart(err)
 	if len(s.text) > maxSearch {
 		s.diags.Errorf(s.at(min(line, s.lines), 1), "not valid YAML, near this line: %s", problem)
 		return
@@ -41,7 +49,7 @@ func (s source) syntaxError(err error) {
 
 // locate returns the offset of the line that an error is in, and that of the character after which nothing matters to
 // it any more.
-func (s source) locate(message string) (line, end int) {
+func (s *source) locate(message string) (line, end int) {
 	same := func(length int) bool {
 		_, _, err := decodeYAML(s.text[:length])
 		return err != nil && err.Error() == message
@@ -66,6 +74,43 @@ func (s source) locate(message string) (line, end int) {
 	return line, starts[last]
 }
 
+// maxAliases is the number of aliases for which there is no anchor that are reported in one run.
+const maxAliases = 20
+
+// removeAlias reports an alias that stands for nothing and takes it out of the text. It returns false for any other error
+// of the parser, and where the place cannot be told.
+func (s *source) removeAlias(err error) bool {
+	_, problem := takeApart(err)
+	m := alias.FindStringSubmatch(problem)
+	if m == nil {
+		return false
+	}
+	name := "*" + m[1]
+	offset := -1
+	if len(s.text) > maxSearch {
+		// Where it could first be; a text or a comment that looks like one is a risk to take.
+		if at := regexp.MustCompile(`(?m)(?:^|[\s\[{,])(\*` + regexp.QuoteMeta(m[1]) + `)(?:[\s\]},]|$)`).FindSubmatchIndex(s.text); at != nil {
+			offset = at[2]
+		}
+	} else {
+		// The parser notices at the alias's last character, or just behind it.
+		line, end := s.locate(err.Error())
+		if at := bytes.LastIndex(s.text[line:min(end+1, len(s.text))], []byte(name)); at >= 0 {
+			offset = line + at
+		}
+	}
+	if offset < 0 {
+		return false
+	}
+	at := cursor{line: 1, column: 1}
+	at.advance(s.text, offset)
+	s.diags.Errorf(s.at(at.line, at.column), "not valid YAML: %s stands for nothing: no anchor &%s comes before it: write out what is "+
+		"meant, or put it in quotes", shorten(name), shorten(m[1]))
+	s.text = slices.Concat(s.text[:offset], []byte(strings.Repeat(string(damage), len(name))), s.text[offset+len(name):])
+	s.damaged = true
+	return true
+}
+
 var alias = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
 
 // explain words a problem for someone who does not know the parser, and returns which byte of the row to point at. The
@@ -75,11 +120,6 @@ func explain(problem, row string, end int) (offset int, message string) {
 	start := len(row) - len(strings.TrimLeft(row, " \t"))
 	if tab := strings.IndexByte(row[:start], '\t'); tab >= 0 {
 		return tab, "a tab indents this line: use spaces"
-	}
-	if m := alias.FindStringSubmatch(problem); m != nil {
-		name := shorten(m[1])
-		return max(strings.Index(row, "*"+m[1]), 0),
-			fmt.Sprintf("*%s stands for nothing: no anchor &%s comes before it: write out what is meant, or put it in quotes", name, name)
 	}
 	noticed := row[:min(end+1, len(row))]
 	switch problem {

@@ -237,7 +237,7 @@ func (s *stringList) parse(f *Field) ([]string, error) {
 		texts []string
 	)
 	element := Field{Name: f.Name, Doc: f.Doc, Kind: KindStrings, Allowed: f.Allowed}
-	if t, document := newTree("", []byte(f.Default), nil, &diags); document != nil {
+	if t, document := newTree("", []byte(f.Default), nil, "[]", &diags); document != nil {
 		texts, _ = s.read(decoding{diags: &diags}, &element, t.build(document, 1))
 	}
 	return texts, diags.Err()

@@ -52,7 +52,7 @@ type step struct {
 }
 
 func (c *circles) visit(i int) {
-	if c.state[i] == 2 || !c.plan.File.Flows[i].Enabled {
+	if c.state[i] == 2 || !c.counts(i) {
 		return
 	}
 	c.state[i] = 1
@@ -61,7 +61,7 @@ func (c *circles) visit(i int) {
 			continue // its own diagnostic
 		}
 		for j := range c.plan.Flows {
-			if c.reads[j] != c.writes[i][k] || !c.plan.File.Flows[j].Enabled {
+			if c.reads[j] != c.writes[i][k] || !c.counts(j) {
 				continue
 			}
 			c.path = append(c.path, step{i, out})
@@ -74,6 +74,13 @@ func (c *circles) visit(i int) {
 		}
 	}
 	c.state[i] = 2
+}
+
+// counts reports whether a flow can be part of a circle: one that runs, and of which it
+// is known what it reads.
+func (c *circles) counts(i int) bool {
+	f := &c.plan.File.Flows[i]
+	return f.Enabled && !f.Vague()
 }
 
 // report tells of the circle that ends at the flow first, which is on the path.

@@ -70,7 +70,8 @@ func (c *HandleConfig) SetsPolicy() (string, Policy) {
 
 // Validate implements Config.
 func (c *HandleConfig) Validate(s Scope, d *flows.Diagnostics) {
-	if c.NeedsProviders() && len(s.Providers) > 0 && !slices.Contains(s.Providers, c.Provider) {
+	needs := c.NeedsProviders() || c.With == "" // whatever it is to be
+	if needs && len(s.Providers) > 0 && !slices.Contains(s.Providers, c.Provider) {
 		s.ReportBeyond(d, flows.LimitReference, "provider", unknown("provider", c.Provider, s.Providers))
 	}
 	if c.Policy.Soft > c.Policy.OK || c.Policy.Hard > c.Policy.Soft {

@@ -30,8 +30,10 @@ type Config interface {
 	// Fields declares the keys, bound to the Config's own variables.
 	Fields() flows.Fields
 	// Validate reports to d what single fields cannot say: references to other
-	// parts of the file, files that do not load. It runs after Fields decoded
-	// without an error and opens no connection.
+	// parts of the file, files that do not load. It runs after Fields were decoded and
+	// opens no connection. A key that is wrong or missing has been reported by then, and
+	// has its default or nothing: what Validate reports about it is dropped, as is what
+	// it reports under LimitNeighbour when any key is wrong.
 	Validate(s Scope, d *flows.Diagnostics)
 	// Build makes the stage. It opens no connection.
 	Build(deps Deps) (Stage, error)

@@ -99,23 +99,38 @@ func (r *Registry) Resolve(specs []flows.StageSpec, scope Scope, d *flows.Diagno
 				limit = flows.LimitVariable
 			}
 			d.Beyondf(spec.Pos, limit, "flow %q: stage %d: %s", scope.Flow, spec.Index, unknown("stage", spec.Kind, names))
-			if near, ok := r.kinds[flows.Nearest(spec.Kind, names)]; ok {
-				// What is wrong with its keys is to be told in the same run.
-				near.New().Fields().Decode(spec.Config, s.Where(), d)
+			// What is wrong with its keys, and with the stages behind it, is to be told in the same
+			// run.
+			if kind, ok = r.kinds[flows.Nearest(spec.Kind, names)]; !ok {
+				continue
 			}
-			continue
 		}
 		cfg := kind.New()
-		var own flows.Diagnostics
-		cfg.Fields().Decode(spec.Config, s.Where(), &own)
-		if !own.HasErrors() {
-			cfg.Validate(s, &own)
+		fields := cfg.Fields()
+		var own, more flows.Diagnostics
+		fields.Decode(spec.Config, s.Where(), &own)
+		cfg.Validate(s, &more)
+		if own.HasErrors() {
+			more = s.independent(more, fields)
 		}
-		*d = append(*d, own...)
-		scope.Before = append(scope.Before, spec.Kind)
-		planned = append(planned, Planned{Kind: spec.Kind, Config: cfg, Scope: s})
+		*d = append(append(*d, own...), more...)
+		scope.Before = append(scope.Before, kind.Name)
+		planned = append(planned, Planned{Kind: kind.Name, Config: cfg, Scope: s})
 	}
 	return planned
+}
+
+// independent keeps of what Validate reported that which is not due to the keys that are
+// wrong or missing.
+func (s Scope) independent(d flows.Diagnostics, fields flows.Fields) flows.Diagnostics {
+	faulty := fields.Faulty()
+	return slices.DeleteFunc(d, func(x flows.Diagnostic) bool {
+		return x.Beyond == flows.LimitNeighbour || slices.ContainsFunc(faulty, func(key string) bool {
+			f, _ := fields.Lookup(key)
+			byName := f.Kind == flows.KindExpressions || f.Kind == flows.KindTexts // of which others may be right
+			return x.Pos == s.Node.Get(key).Pos() || !byName && strings.HasPrefix(x.Message, s.Where()+": "+key+": ")
+		})
+	})
 }
 
 func (r *Registry) has(name string) bool {

@@ -114,9 +114,8 @@ func (f *checkFlags) run(sys system, args []string) error {
 		one := f.fileFlags
 		one.config = path
 		plan, found := one.plan(sys, src)
-		if !found.HasErrors() {
-			found = append(found, flowtest.Check(plan.File, sys.stages)...)
-		}
+		found = append(found, flowtest.Check(plan.File, sys.stages, found)...)
+		found.Sort()
 		deny(found, f.deny)
 		if !found.HasErrors() {
 			right = append(right, plan)

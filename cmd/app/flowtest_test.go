@@ -256,7 +256,7 @@ func TestReportOfWrongFiles(t *testing.T) {
 		errors []string // file and message of each
 		others int
 	}{
-		"a fault":      {[]string{"."}, []string{"bad_test.yaml", message}, 1},
+		"a fault":      {[]string{"."}, []string{"bad_test.yaml", message}, 2},
 		"no such file": {[]string{"no_test.yaml", "flows.yaml"}, []string{"no_test.yaml", "cannot be read: no such file or directory"}, 1},
 		"no files":     {[]string{t.TempDir()}, []string{"", "no *.yaml or *.yml file is in it"}, 0},
 	} {

@@ -216,7 +216,7 @@ func TestSchemaOfTests(t *testing.T) {
 	accepted, refused := 0, 0
 	try := func(text string) {
 		src := "tests: " + text
-		node, d := flows.Document("x_test.yaml", []byte(src))
+		node, d := flows.Document("x_test.yaml", []byte(src), "tests")
 		if d.HasErrors() {
 			t.Fatalf("%s: %v", src, d)
 		}

@@ -114,9 +114,7 @@ func compareTests(t testing.TB, ofFlows, ofTests *jsonschema.Schema, path string
 	}
 	file, d := flows.Parse(path, src, nil)
 	new(fileFlags).examine(file, stages.Builtin(), &d)
-	if !d.HasErrors() {
-		d = append(d, flowtest.Check(file, stages.Builtin())...)
-	}
+	d = append(d, flowtest.Check(file, stages.Builtin(), d)...)
 	return agree(ofFlows, src, d)
 }
 

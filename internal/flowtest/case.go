@@ -249,7 +249,7 @@ func (i *Input) fields(n *flows.Node) flows.Fields {
 		flows.String("raw", &i.Raw, "an entry byte for byte instead, JSON or not"),
 		flows.String("base64", &i.Base64, "an entry that is no text instead, in base64", flows.Check(i.checkBase64)),
 		flows.String("from", &i.From, "a recording instead: a JSONL file, relative to this one, of events or entries",
-			flows.Example("feedback.jsonl")),
+			flows.Example("feedback.jsonl"), flows.Mistaken("file", "path", "recording", "jsonl", "feed")),
 		flows.Bool("keep_times", &i.KeepTimes, "whether the times of a recording stay; else its newest event happens when "+
 			"it is put on the stream", flows.Default("false")),
 		flows.Enum("outcome", &i.Outcome, outcomes(), "what must become of each"),
@@ -346,6 +346,9 @@ func (e *Expectation) soFar(n *flows.Node) flows.Fields {
 
 // given reports whether anything is expected.
 func (e *Expectation) given() bool {
+	if e.node != nil && !e.node.IsMapping() && !e.node.IsNull() {
+		return true // something that is wrong, and has been reported
+	}
 	keys := 0
 	for range e.node.Pairs() {
 		keys++

@@ -90,8 +90,8 @@ func TestJUnitErrors(t *testing.T) {
     <testcase name="3:39: test &#34;b&#34;: event 1: time has no effect without payload" classname="DIR/flows_test.yaml" file="DIR/flows_test.yaml" line="3" time="T">
       <error message="test &#34;b&#34;: event 1: time has no effect without payload">DIR/flows_test.yaml:3:39: test &#34;b&#34;: event 1: time has no effect without payload</error>
     </testcase>
-    <testcase name="4:12: test &#34;b&#34;: there is one of this name already" classname="DIR/flows_test.yaml" file="DIR/flows_test.yaml" line="4" time="T">
-      <error message="test &#34;b&#34;: there is one of this name already">DIR/flows_test.yaml:4:12: test &#34;b&#34;: there is one of this name already&#xA;DIR/flows_test.yaml:3:12: the first one is here</error>
+    <testcase name="4:12: test &#34;b&#34;: there is one of this name already: give each its own" classname="DIR/flows_test.yaml" file="DIR/flows_test.yaml" line="4" time="T">
+      <error message="test &#34;b&#34;: there is one of this name already: give each its own">DIR/flows_test.yaml:4:12: test &#34;b&#34;: there is one of this name already: give each its own&#xA;DIR/flows_test.yaml:3:12: the first one is here</error>
     </testcase>
     <testcase name="a" classname="DIR/flows_test.yaml" file="DIR/flows_test.yaml" line="2" time="T">
       <skipped message="not run, since a file is wrong"></skipped>

@@ -88,7 +88,7 @@ func (s *Suite) fields(tests *[]Test, flowsPath *string) flows.Fields {
 // through says in Beyond why.
 func Load(path string, kinds *stages.Registry, unfinished bool) (*Suite, flows.Diagnostics) {
 	s := &Suite{Path: path, Flows: path, kinds: kinds, plans: make(map[string]planned)}
-	root, d := flows.LoadDocument(path)
+	root, d := flows.LoadDocument(path, "tests")
 	if root == nil {
 		return s, d
 	}
@@ -97,6 +97,8 @@ func Load(path string, kinds *stages.Registry, unfinished bool) (*Suite, flows.D
 		var given string
 		s.fields(&tests, &given).Decode(root, "", &d)
 		switch {
+		case given == "" && root.Get("flows") != nil:
+			s.Flows = flowFile(path) // that something is wrong with the key has been said
 		case given == "":
 			if s.Flows = flowFile(path); s.Flows == "" {
 				d.Beyondf(flows.Position{File: path}, flows.LimitOutside, "no flow file of this name without _test is beside it: name one with flows")
@@ -112,32 +114,39 @@ func Load(path string, kinds *stages.Registry, unfinished bool) (*Suite, flows.D
 		d.Errorf(flows.Position{File: path}, "has no tests: add some under tests, or in %s_test.yaml beside it",
 			strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)))
 	}
-	if d.HasErrors() {
-		d.Sort()
-		return s, d
-	}
+	s.resolve(tests, unfinished, &d)
+	return s, d
+}
+
+// resolve holds the tests against the flow file, also those that are wrong in themselves:
+// what they refer to wrongly is to be told in the same run.
+func (s *Suite) resolve(tests []Test, unfinished bool, d *flows.Diagnostics) {
 	names := make(map[string]*Test)
 	for i := range tests {
 		t := &tests[i]
 		s.Tests = append(s.Tests, t)
-		if first := names[t.Name]; first != nil {
+		if first := names[t.Name]; first != nil && t.Name != "" {
 			d.Add(flows.Diagnostic{
-				Pos: t.node.Get("name").Pos(), Beyond: flows.LimitReference, Message: fmt.Sprintf("test %q: there is one of this name already", t.Name),
+				Pos: t.node.Get("name").Pos(), Beyond: flows.LimitReference, Message: fmt.Sprintf("test %q: there is one of this name already: give each its own", t.Name),
 				Related: []flows.Related{{Pos: first.node.Get("name").Pos(), Message: "the first one is here"}},
 			})
 		}
 		names[t.Name] = t
-		(&resolver{suite: s, test: t, diags: &d, unfinished: unfinished}).resolve()
+		if t.node.IsMapping() {
+			(&resolver{suite: s, test: t, number: i + 1, diags: d, unfinished: unfinished}).resolve()
+		}
 	}
 	d.Sort()
-	return s, d
 }
 
-// plan resolves the flow file under the environment of a test.
-func (s *Suite) plan(t *Test) (*router.Plan, flows.Diagnostics) {
+// plan resolves the flow file under the environment of a test. Whole is false when a
+// variable has no text, which has been reported.
+func (s *Suite) plan(t *Test) (plan *router.Plan, d flows.Diagnostics, whole bool) {
 	env := make(map[string]string)
+	whole = true
 	for _, v := range slices.Concat(s.env, t.Env) {
-		env[v.Name] = v.Value
+		value, ok := v.node.Text()
+		env[v.Name], whole = value, whole && ok
 	}
 	var key strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(env)) {
@@ -152,17 +161,18 @@ func (s *Suite) plan(t *Test) (*router.Plan, flows.Diagnostics) {
 		p = planned{plan, append(d, more...)}
 		s.plans[key.String()] = p
 	}
-	return p.plan, p.diags
+	return p.plan, p.diags, whole
 }
 
 // resolver holds a test against its flow file.
 type resolver struct {
 	suite      *Suite
 	test       *Test
+	number     int // of the test in the file, from 1
 	diags      *flows.Diagnostics
 	unfinished bool
 	plan       *router.Plan
-	flow       *router.FlowPlan // the test's
+	flow       *router.FlowPlan // the test's; nil when it cannot be told
 	events     []string         // names
 }
 
@@ -172,7 +182,11 @@ func (r *resolver) beyondf(n *flows.Node, limit flows.Limit, format string, args
 	if n == nil {
 		n = r.test.node
 	}
-	r.diags.Beyondf(n.Pos(), limit, "test %q: %s", r.test.Name, fmt.Sprintf(format, args...))
+	scope := fmt.Sprintf("test %q", r.test.Name)
+	if r.test.Name == "" {
+		scope = fmt.Sprintf("test %d", r.number)
+	}
+	r.diags.Beyondf(n.Pos(), limit, "%s: %s", scope, fmt.Sprintf(format, args...))
 }
 
 // referencef reports that what a test names is not there.
@@ -196,31 +210,37 @@ func (r *resolver) resolve() {
 	if r.suite.Flows == "" {
 		return
 	}
-	plan, d := r.suite.plan(r.test)
-	if d.HasErrors() {
-		for _, x := range d {
-			if x.Severity == flows.Error {
-				x.Related = append(slices.Clone(x.Related), flows.Related{
-					Pos: r.test.node.Pos(), Message: "found for this test, which sees no variable but those under env",
-				})
-				if x.Pos.File != r.suite.Path {
-					x.Beyond = flows.LimitOutside
-				}
-				r.diags.Add(x)
+	plan, d, whole := r.suite.plan(r.test)
+	for _, x := range d {
+		if x.Severity == flows.Error && whole {
+			x.Related = append(slices.Clone(x.Related), flows.Related{
+				Pos: r.test.node.Pos(), Message: "found for this test, which sees no variable but those under env",
+			})
+			if x.Pos.File != r.suite.Path {
+				x.Beyond = flows.LimitOutside
 			}
+			r.diags.Add(x)
 		}
-		return
 	}
 	r.plan = plan
-	if r.flow = r.findFlow(r.test.Flow, r.test.node.Get("flow")); r.flow == nil {
-		return
+	if len(plan.Flows) == 0 {
+		return // nothing of the file could be made out
 	}
-	r.test.Flow = r.flow.Name
+	if n := r.test.node.Get("flow"); n == nil || r.test.Flow != "" {
+		r.flow = r.findFlow(r.test.Flow, n)
+	}
+	if r.flow != nil {
+		r.test.Flow = r.flow.Name
+	}
 	for i := range r.test.Events {
-		r.event(i+1, &r.test.Events[i])
+		if e := &r.test.Events[i]; e.node.IsMapping() {
+			r.event(i+1, e)
+		}
 	}
 	for i := range r.test.Fail {
-		r.failure(&r.test.Fail[i])
+		if f := &r.test.Fail[i]; f.node.IsMapping() {
+			r.failure(f)
+		}
 	}
 	r.expectations()
 }
@@ -281,7 +301,9 @@ func (r *resolver) event(number int, i *Input) {
 		r.beyondf(i.node, flows.LimitNeighbour, "%s: %v", where, err)
 		return
 	}
-	if i.Name != "" {
+	if name, ok := i.node.Get("name").Text(); ok && i.Name == "" {
+		r.events = append(r.events, name) // which is of a wrong type
+	} else if i.Name != "" {
 		if slices.Contains(r.events, i.Name) {
 			r.referencef(i.node.Get("name"), "%s: there is an event %q already", where, i.Name)
 		}
@@ -301,12 +323,15 @@ func (r *resolver) event(number int, i *Input) {
 		if i.Schema == "" {
 			i.Schema = r.schema(i.Stream)
 		}
-		if i.Schema == "" {
+		if i.Schema == "" && i.node.Get("schema") == nil && r.reader(i.Stream) != nil {
 			r.referencef(i.node, "%s: schema: the flow validates none: say which the payload has", where)
 		}
 	case "from":
 		if i.node.Get("id") != nil {
 			r.beyondf(i.node.Get("id"), flows.LimitNeighbour, "%s: id has no effect with from: entries keep theirs", where)
+		}
+		if i.From == "" {
+			return // which has been reported
 		}
 		if !filepath.IsAbs(i.From) {
 			i.From = filepath.Join(filepath.Dir(r.suite.Path), i.From)
@@ -359,12 +384,19 @@ func (r *resolver) schema(topic string) string {
 func (r *resolver) failure(f *Failure) {
 	flow := r.flow
 	if f.Flow != "" {
-		if flow = r.findFlow(f.Flow, f.node.Get("flow")); flow == nil {
-			return
-		}
+		flow = r.findFlow(f.Flow, f.node.Get("flow"))
 	}
-	f.Flow = flow.Name
-	if kinds := kindsOf(flow); !slices.Contains(kinds, f.Stage) {
+	var kinds []string
+	if flow != nil {
+		f.Flow, kinds = flow.Name, kindsOf(flow)
+	} else {
+		for i := range r.plan.Flows {
+			kinds = append(kinds, kindsOf(&r.plan.Flows[i])...)
+		}
+		slices.Sort(kinds)
+		kinds = slices.Compact(kinds)
+	}
+	if f.Stage != "" && !slices.Contains(kinds, f.Stage) {
 		r.referencef(f.node.Get("stage"), "fail: stage: %s", unknown("stage", f.Stage, kinds))
 	}
 	r.eventName(f.Event, f.node, "fail")
@@ -386,9 +418,12 @@ func kindsOf(p *router.FlowPlan) []string {
 
 func (r *resolver) expectations() {
 	e := &r.test.Expect
-	expects := e.given() || len(r.test.Checks) > 0
+	if e.node == nil {
+		e.node = r.test.node.Get("expect") // by a key that is spelled wrongly
+	}
+	expects := e.given() || r.test.node.Get("checks") != nil && (len(r.test.Checks) > 0 || !r.test.node.Get("checks").IsList())
 	for i := range r.test.Events {
-		expects = expects || r.test.Events[i].Outcome != ""
+		expects = expects || r.test.Events[i].node.Get("outcome") != nil
 	}
 	if !expects && !r.unfinished {
 		r.beyondf(e.node, flows.LimitNeighbour, "expects nothing: give it expect, checks, or an outcome of an event; pulseflow test --update writes "+

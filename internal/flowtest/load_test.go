@@ -18,12 +18,12 @@ func TestFaults(t *testing.T) {
 	const events = "events: [{raw: x}], expect: {elapsed: 0s}"
 	for text, want := range map[string]string{
 		"tests: []":                      "1:8: tests must not be empty",
-		"test: []":                       "1:1: unknown field \"test\" (did you mean \"tests\"?); fields: env, flows, tests",
+		"test: []":                       "1:1: unknown field \"test\" (did you mean \"tests\"?); fields: env, flows, tests|1:7: tests must not be empty",
 		"tests: {a: 1}":                  "1:8: tests: expected a list, found a mapping",
 		"tests: [1]":                     "1:9: test 1: expected a mapping, found integer 1",
 		"tests: [{" + events + "}]":      "1:9: test 1: missing required field \"name\", such as name: a soft level halves the rate",
-		"tests: [{name: a}]":             "1:9: test 1: missing required field \"events\"",
-		"tests: [{name: a, events: []}]": "1:27: test 1: events must not be empty",
+		"tests: [{name: a}]":             "1:9: test \"a\": expects nothing: give it expect, checks, or an outcome of an event; pulseflow test --update writes what happens|1:9: test 1: missing required field \"events\"",
+		"tests: [{name: a, events: []}]": "1:9: test \"a\": expects nothing: give it expect, checks, or an outcome of an event; pulseflow test --update writes what happens|1:27: test 1: events must not be empty",
 		"tests: [{name: a, events: [{}], expect: {elapsed: 0s}}]":                     "1:28: test \"a\": event 1: says no event: give it one of payload, envelope, raw, base64, from",
 		"tests: [{name: a, events: [{raw: x, base64: eA==}], expect: {elapsed: 0s}}]": "1:28: test \"a\": event 1: has raw and base64: give only one of them",
 		"tests: [{name: a, events: [{base64: '!'}], expect: {elapsed: 0s}}]":          "1:37: test 1: event 1: base64: must be base64, found \"!\"",
@@ -51,7 +51,7 @@ func TestFaults(t *testing.T) {
 		"tests: [{name: a, events: [{raw: x}], expect: {metrics: {\"a{b=}\": 1}}}]":                               "1:67: test \"a\": metrics: \"a{b=}\": must be a metric, such as pulse_consume_total{outcome=\"success\"}",
 		"tests: [{name: a, events: [{raw: x}], expect: {dead_letters: [{flow: x, event: y}]}}]": "1:70: test \"a\": dead_letters: unknown flow \"x\"; known: feedback|" +
 			"1:80: test \"a\": dead_letters: event: event \"y\": there is none",
-		"tests: [{name: a, " + events + "}, {name: a, " + events + "}]":                             "1:70: test \"a\": there is one of this name already",
+		"tests: [{name: a, " + events + "}, {name: a, " + events + "}]":                             "1:70: test \"a\": there is one of this name already: give each its own",
 		"flows: no.yaml\ntests: [{name: a, " + events + "}]":                                        "no.yaml: cannot be read: no such file or directory",
 		"tests: [{name: a, events: [{name: n, raw: x}, {name: n, raw: y}], expect: {elapsed: 0s}}]": "1:54: test \"a\": event 2: there is an event \"n\" already",
 	} {
@@ -108,7 +108,7 @@ func TestFilesBesideEachOther(t *testing.T) {
 func TestTestsInAFlowFileHaveNoVariables(t *testing.T) {
 	src := flow + "tests: [{name: \"${NAME}\", events: [{raw: \"${X\"}], expect: {elapsed: 0s}}]\n"
 	file, d := flows.Parse("flows.yaml", []byte(src), nil)
-	if len(d) > 0 || Check(&flows.File{}, stages.Builtin()) != nil {
+	if len(d) > 0 || Check(&flows.File{}, stages.Builtin(), nil) != nil {
 		t.Fatal(d)
 	}
 	var tests []Test

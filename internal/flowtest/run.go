@@ -132,7 +132,7 @@ func Run(ctx context.Context, suites []*Suite, o Options) []*Result {
 func (r *Result) run(ctx context.Context, limit time.Duration) {
 	r.Began = time.Now()
 	defer func() { r.Took = time.Since(r.Began) }()
-	plan, d := r.Suite.plan(r.Test)
+	plan, d, _ := r.Suite.plan(r.Test)
 	if r.Err = d.Err(); r.Err != nil {
 		return
 	}
