@@ -406,7 +406,9 @@ func TestExplain(t *testing.T) {
 		},
 		"an object of no shape": {`{"a": 1}`, []string{"feedback", "-"}, exitOK, []string{"bare, 8 bytes", "/coordinator_id: is required"}},
 		"2 MiB": {
-			strings.Replace(softEvent, "bars_1", strings.Repeat("x", 2<<20), 1), []string{"feedback", "-"}, exitOK,
+			strings.Replace(softEvent, "bars_1", strings.Repeat("x", 2<<20), 1),
+			[]string{"feedback", "-"},
+			exitOK,
 			[]string{"unknown, 2097224 bytes", "kind     size\n  reason   entry: entry has 2097224 bytes, more than the limit of 1048576"},
 		},
 		"8 MiB": {
