@@ -12,8 +12,22 @@ import (
 	"github.com/mjdevaccount/pulseflow/internal/redistest"
 )
 
+// ticksTest tests the example's flow, with a failure in its own stage.
+const ticksTest = `tests:
+  - name: a price between two ticks is a dead letter at once
+    events:
+      - {name: on, schema: market.Trade, payload: {price: 10.15}, outcome: success}
+      - {name: off, schema: market.Trade, payload: {price: 10.17}, outcome: error}
+    fail:
+      - {stage: on-tick, event: on} # is tried again
+    expect:
+      dead_letters:
+        - {event: off, stage: on-tick, kind: schema, attempts: 1, reason: "/price: must be a multiple of 0.05"}
+      elapsed: 100ms
+`
+
 // A module of its own adds a stage and builds its own program, whose main is short;
-// its tests pass, and the program runs the stage on both buses.
+// its tests pass, and the program runs the stage on both buses, in flow tests and in explain.
 func TestCustomStage(t *testing.T) {
 	dir := filepath.Join("..", "..", "docs", "examples", "custom-stage")
 	program := filepath.Join(t.TempDir(), "ticks")
@@ -56,6 +70,33 @@ func TestCustomStage(t *testing.T) {
 		if !strings.Contains(out, "2 success, 0 duplicate, 1 error") || !strings.Contains(out, "/price: must be a multiple of 0.05") {
 			t.Errorf("on %s:\n%s", name, out)
 		}
+	}
+	tested := t.TempDir()
+	for name, text := range map[string]string{"flows.yaml": "", "flows_test.yaml": ticksTest} {
+		if text == "" {
+			src, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = string(src)
+		}
+		if err := os.WriteFile(filepath.Join(tested, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out := command(nil, program, "test", tested); !strings.Contains(out, "total 1 test passed in ") {
+		t.Errorf("its test:\n%s", out)
+	}
+	if out := command(nil, program, "check", tested); !strings.Contains(out, "flows_test.yaml: ok: 1 test\n") {
+		t.Errorf("check of its test:\n%s", out)
+	}
+	event := filepath.Join(tested, "event.json")
+	if err := os.WriteFile(event, []byte(`{"ts": 1, "meta": {"schema_id": "market.Trade"}, "payload": {"price": 10.17}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := command(nil, program, "explain", "trades", event); !strings.Contains(out, "2 on-tick     failed ") ||
+		!strings.Contains(out, "stage    on-tick\n  kind     schema\n  pointer  /price\n") {
+		t.Errorf("an event explained:\n%s", out)
 	}
 	broken := filepath.Join(t.TempDir(), "flows.yaml")
 	if err := os.WriteFile(broken, []byte("version: 1\nflows: {f: {from: {stream: s}, stages: [on-tik]}}\n"), 0o600); err != nil {

@@ -9,8 +9,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -97,8 +99,10 @@ func (f *explainFlags) run(ctx context.Context, sys system, flow, path string) e
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(x)
 	}
-	printExplanation(sys.stdout, x)
-	return nil
+	var b strings.Builder
+	printExplanation(&b, x)
+	_, err = io.WriteString(sys.stdout, visible(b.String()))
+	return err
 }
 
 // flow finds the flow that the argument names: one of the file, or the only one of
@@ -144,16 +148,22 @@ func (f *explainFlags) flow(sys system, arg string) (*router.Plan, string, error
 	return nil, "", configError(fmt.Errorf("%s: no flow %q%s; flows: %s", plan.File.Path, arg, hint, strings.Join(names, ", ")))
 }
 
+// maxEvent bounds what is read of an event, far above what a stream takes.
+const maxEvent = 64 << 20
+
 // readEvent reads one event from a file, or from stdin for "-". What is no JSON is an
 // event too: the flow says what is wrong with it.
 func readEvent(ctx context.Context, path string, stdin io.Reader) (capture.Entry, error) {
-	var text []byte
-	var err error
-	if path == "-" {
-		text, err = readAll(ctx, stdin)
-	} else {
-		text, err = os.ReadFile(path)
+	in := stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return capture.Entry{}, fmt.Errorf("read the event: %w", err)
+		}
+		defer f.Close()
+		in = f
 	}
+	text, err := readAll(ctx, in, maxEvent)
 	if err != nil {
 		return capture.Entry{}, fmt.Errorf("read the event: %w", err)
 	}
@@ -172,15 +182,19 @@ func readEvent(ctx context.Context, path string, stdin io.Reader) (capture.Entry
 	return e, nil
 }
 
-// readAll gives up when ctx ends: standard input may never do.
-func readAll(ctx context.Context, r io.Reader) ([]byte, error) {
+// readAll gives up when ctx ends, since standard input may never do, and when there is
+// more than limit.
+func readAll(ctx context.Context, r io.Reader, limit int64) ([]byte, error) {
 	type result struct {
 		text []byte
 		err  error
 	}
 	read := make(chan result, 1)
 	go func() {
-		text, err := io.ReadAll(io.LimitReader(r, capture.MaxLine))
+		text, err := io.ReadAll(io.LimitReader(r, limit+1))
+		if err == nil && int64(len(text)) > limit {
+			err = fmt.Errorf("it is larger than %d MiB", limit>>20)
+		}
 		read <- result{text, err}
 	}()
 	select {
@@ -205,7 +219,7 @@ func readEvents(path string) ([]capture.Entry, error) {
 }
 
 func printExplanation(w io.Writer, x *flowtest.Explanation) {
-	fmt.Fprintf(w, "event %s: %s, %d bytes", x.ID, x.Dialect, x.Bytes)
+	fmt.Fprintf(w, "event %s: %s, %d bytes", oneLine(x.ID), x.Dialect, x.Bytes)
 	if x.Schema != "" {
 		fmt.Fprintf(w, ", %s track %s", x.Schema, x.Track)
 	}
@@ -233,6 +247,21 @@ func printExplanation(w io.Writer, x *flowtest.Explanation) {
 	}
 	fmt.Fprintf(w, "outcome: %s after %s\n", x.Outcome, attempts(x.Attempts))
 }
+
+// visible escapes what events may have in them to change the terminal, or how a line reads.
+func visible(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if r == '\n' || unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
+}
+
+func oneLine(text string) string { return strings.ReplaceAll(text, "\n", `\n`) }
 
 func attempts(n int) string {
 	if n == 1 {

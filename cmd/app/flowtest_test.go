@@ -394,6 +394,38 @@ func TestExplain(t *testing.T) {
 			"1 validate    failed ", "dead letter on mdp:mdp.telemetry.feedback.dlq\n  stage    validate\n  kind     schema\n" +
 				"  pointer  /level\n  reason   /level: must be ok, soft or hard (got string)\n", "outcome: error after 1 attempt\n",
 		}},
+		"an array": {"[1, 2]", []string{"feedback", "-"}, exitOK, []string{
+			"unknown, 6 bytes", "stage    decode\n  kind     decode\n  reason   entry: entry must be an object (got array)",
+		}},
+		"no text": {"\xff\x00\x1b", []string{"feedback", "-"}, exitOK, []string{"unknown, 3 bytes", "not JSON: not valid UTF-8"}},
+		"an event of another schema": {
+			`{"ts": 1, "key": "k", "meta": {"schema_id": "market.Trade", "track": "v1"}, "payload": {}}`,
+			[]string{"feedback", "-"},
+			exitOK,
+			[]string{"canonical, ", `market.Trade track v1, key "k"`, "pointer  /meta/schema_id\n", "outcome: error"},
+		},
+		"an object of no shape": {`{"a": 1}`, []string{"feedback", "-"}, exitOK, []string{"bare, 8 bytes", "/coordinator_id: is required"}},
+		"2 MiB": {
+			strings.Replace(softEvent, "bars_1", strings.Repeat("x", 2<<20), 1),
+			[]string{"feedback", "-"},
+			exitOK,
+			[]string{"unknown, 2097224 bytes", "kind     size\n  reason   entry: entry has 2097224 bytes, more than the limit of 1048576"},
+		},
+		"8 MiB": {
+			strings.Repeat("x", 8<<20), []string{"feedback", "-"}, exitOK, []string{"entry has 8388608 bytes, more than the limit"},
+		},
+		"too much":            {strings.Repeat(" ", 64<<20) + "x", []string{"feedback", "-"}, exitConfig, []string{"larger than 64 MiB"}},
+		"a folder":            {"", []string{"feedback", "."}, exitConfig, []string{"read the event: read .: is a directory"}},
+		"nothing":             {"", []string{"feedback", "-"}, exitConfig, []string{"the input is empty"}},
+		"an unlike flow":      {softEvent, []string{"xyz", "-"}, exitConfig, []string{`flows.yaml: no flow "xyz"; flows: feedback`}},
+		"JSONL":               {softEvent + "\n" + softEvent + "\n", []string{"feedback", "-"}, exitConfig, []string{"more than one event"}},
+		"JSONL, then no JSON": {softEvent + "\nnope\n", []string{"feedback", "-"}, exitConfig, []string{"more than one event"}},
+		"no terminal's": {
+			`{"id": "\u001b[31mid\n\u202e", "fields": {"data": "{\"coordinator_id\": \"a\\u001b\u009b31m\", \"queue_size\": 7, \"capacity\": 10, \"level\": \"soft\"}"}}`,
+			[]string{"feedback", "-"},
+			exitOK,
+			[]string{`event \x1b[31mid\n\u202e: bare`, `coordinator "a\x1b\u009b31m"`},
+		},
 		"no JSON":            {"nope", []string{"feedback", "-"}, exitOK, []string{"unknown, 4 bytes", "stage    decode"}},
 		"a slip":             {softEvent, []string{"fedback", "-"}, exitConfig, []string{`no flow "fedback" (did you mean "feedback"?)`}},
 		"a flow that is off": {softEvent, []string{"feedback", "-", "-c", "off.yaml"}, exitConfig, []string{"is switched off"}},
@@ -414,6 +446,11 @@ func TestExplain(t *testing.T) {
 			if !strings.Contains(out+errs, want) {
 				t.Errorf("%s: lacks %q:\n%s%s", name, want, out, errs)
 			}
+		}
+	}
+	for _, event := range []string{"[1]", "\xff\x1b", `{"id": "\u001b", "fields": {}}`, `{"ts": 1, "payload": "\ufffe"}`} {
+		if status, out, errs := invoke(t, nil, event, "explain", "feedback", "-", "--format", "json"); status != exitOK || !json.Valid([]byte(out)) {
+			t.Errorf("%q: status %d\n%s%s", event, status, out, errs)
 		}
 	}
 	status, out, errs := invoke(t, nil, softEvent, "explain", "feedback", "-", "--format", "json")

@@ -2,8 +2,10 @@ package app
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -32,6 +34,7 @@ rate is adjusted. Flows that do not run are drawn with dashes. It opens no
 connection.
 
 GitHub, GitLab and many editors draw Mermaid in a fenced block; Graphviz draws DOT.
+Mermaid refuses more than 500 arrows, which are some 150 flows: draw those as DOT.
 
 Exit status: 0, or 2 when the file is wrong.`,
 		Example: "  pulseflow graph\n  pulseflow graph deploy/flows.yaml --format dot | dot -Tsvg > flows.svg",
@@ -199,11 +202,14 @@ func mermaidText(lines ...string) string {
 			b.WriteString("<br/>")
 		}
 		for _, r := range line {
-			if strings.ContainsRune("\"#&<>`\\|", r) {
+			switch {
+			case strings.ContainsRune("\"#&<>`\\|", r):
 				fmt.Fprintf(&b, "#%d;", r)
-				continue
+			case unicode.IsControl(r):
+				b.WriteRune(unicode.ReplacementChar)
+			default:
+				b.WriteRune(r)
 			}
-			b.WriteRune(r)
 		}
 	}
 	return `"` + b.String() + `"`
@@ -242,9 +248,20 @@ func (g *graph) mermaid() string {
 	return b.String()
 }
 
-// dotText quotes a label for DOT, whose escapes are \\, \" and \n.
+// dotText quotes a label for DOT, whose escapes are \\, \" and \n. It also reads the
+// entities of HTML in a label.
 func dotText(lines ...string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(strings.Join(lines, "\n")) + `"`
+	lines = slices.Clone(lines)
+	for i, line := range lines {
+		line = strings.Map(func(r rune) rune {
+			if unicode.IsControl(r) {
+				return unicode.ReplacementChar
+			}
+			return r
+		}, line)
+		lines[i] = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "&", "&amp;").Replace(line)
+	}
+	return `"` + strings.Join(lines, `\n`) + `"`
 }
 
 // dot draws the graph for Graphviz.

@@ -346,7 +346,9 @@ const (
 	widest   = 160
 )
 
-func (f *testFlags) printOne(w io.Writer, r *flowtest.Result) {
+func (f *testFlags) printOne(out io.Writer, r *flowtest.Result) {
+	w := new(strings.Builder)
+	defer func() { fmt.Fprint(out, visible(w.String())) }()
 	verdict := "ok"
 	if !r.Passed() {
 		verdict = "FAIL"
@@ -395,7 +397,7 @@ func printHappening(w io.Writer, h flowtest.Happening) {
 	if h.Reason != "" {
 		outcome += ", " + h.Reason
 	}
-	fmt.Fprintf(w, "    %-8s %s %s: %s\n", h.At, h.Flow, h.ID, outcome)
+	fmt.Fprintf(w, "    %-8s %s %s: %s\n", h.At, h.Flow, oneLine(h.ID), outcome)
 	printSteps(w, "      ", h.Steps, false)
 }
 

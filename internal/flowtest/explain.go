@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
-	"strconv"
 	"time"
 
 	"github.com/mjdevaccount/pulseflow/event"
@@ -187,7 +186,9 @@ func (w *world) explained(t *task, published int) *Explanation {
 		if p.meta[router.FieldFlow] == "" {
 			data := json.RawMessage(p.data)
 			if !json.Valid(data) {
-				data = json.RawMessage(strconv.Quote(string(p.data)))
+				if text, err := encodeJSON(string(p.data)); err == nil {
+					data = text
+				}
 			}
 			x.Published = append(x.Published, ExplainedMessage{Stream: p.stream, Data: data})
 			continue
