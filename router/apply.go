@@ -43,10 +43,12 @@ type Change struct {
 func (c Change) Any() bool { return len(c.Added)+len(c.Changed)+len(c.Removed) > 0 }
 
 // Compare tells what next changes in the flows that before runs.
-func Compare(before, next *Plan) Change {
+func Compare(before, next *Plan) Change { return compare(before.Flows, next.Flows) }
+
+func compare(before, next []FlowPlan) Change {
 	c := Change{Added: []string{}, Changed: []string{}, Removed: []string{}, Unchanged: []string{}}
-	for _, p := range next.Flows {
-		old, ran := before.find(p.Name)
+	for _, p := range next {
+		old, ran := find(before, p.Name)
 		ran = ran && old.Disabled == ""
 		switch {
 		case p.Disabled != "" && ran:
@@ -60,23 +62,55 @@ func Compare(before, next *Plan) Change {
 			c.Changed = append(c.Changed, p.Name)
 		}
 	}
-	for _, p := range before.Flows {
-		if _, still := next.find(p.Name); !still && p.Disabled == "" {
+	for _, p := range before {
+		if _, still := find(next, p.Name); !still && p.Disabled == "" {
 			c.Removed = append(c.Removed, p.Name)
 		}
 	}
 	return c
 }
 
-func (p *Plan) find(name string) (FlowPlan, bool) {
-	i := slices.IndexFunc(p.Flows, func(f FlowPlan) bool { return f.Name == name })
+func find(list []FlowPlan, name string) (FlowPlan, bool) {
+	i := slices.IndexFunc(list, func(f FlowPlan) bool { return f.Name == name })
 	if i < 0 {
 		return FlowPlan{}, false
 	}
-	return p.Flows[i], true
+	return list[i], true
 }
 
-// Apply makes the router run another plan. Flows that are Equal in both are not touched.
+// Down lists the flows of the plan that should run and do not: those that could not be
+// started again after an Apply failed, and those that have ended by themselves. The next
+// Apply starts them.
+func (r *Router) Down() []string {
+	r.mu.Lock()
+	state, plan, flows := r.state, r.plan, r.flows
+	r.mu.Unlock()
+	if state != stateRunning {
+		return nil
+	}
+	working := plansOf(flows)
+	var down []string
+	for _, p := range plan.Flows {
+		if _, works := find(working, p.Name); !works && p.Disabled == "" {
+			down = append(down, p.Name)
+		}
+	}
+	return down
+}
+
+// plansOf are the plans of the flows that work, in their order.
+func plansOf(list []*flow) []FlowPlan {
+	var plans []FlowPlan
+	for _, f := range list {
+		if !f.ended() {
+			plans = append(plans, f.plan)
+		}
+	}
+	return plans
+}
+
+// Apply makes the router run another plan. Flows that run and are Equal in both are not
+// touched; one that should have run and did not (Down) is one more that is added.
 // Of the others the new ones are built first, which is where most errors come to light;
 // then the old ones are drained, between is called with the plan that is to run, and the
 // new ones are started. One that takes the place of another on its stream and group is
@@ -87,7 +121,8 @@ func (p *Plan) find(name string) (FlowPlan, bool) {
 // With an error the plan from before runs on. It is a BuildError when nothing was
 // touched. When flows had been ended by then it is a
 // RolledBackError: they were built anew, after between was called with that plan. Should
-// even that fail, the flows that could not be started do not run, which Status tells.
+// even that fail, the flows that could not be started do not run, which Status tells;
+// what they know is left for the next Apply.
 // Applies are done one after another. When Run's context ends meanwhile, Apply gives up
 // with ErrNotRunning.
 func (r *Router) Apply(plan *Plan, between func(*Plan) error) (Change, error) {
@@ -99,8 +134,8 @@ func (r *Router) Apply(plan *Plan, between func(*Plan) error) (Change, error) {
 	if state != stateRunning {
 		return Change{}, ErrNotRunning
 	}
-	change := Compare(before, plan)
-	s := swap{router: r, between: between, kept: pick(running, change.Unchanged)}
+	change := compare(plansOf(running), plan.Flows)
+	s := swap{router: r, between: between, kept: pick(running, change.Unchanged), left: r.left, heirs: r.heirs}
 	for _, f := range running {
 		if !slices.Contains(s.kept, f) {
 			s.old = append(s.old, f)
@@ -142,8 +177,9 @@ type swap struct {
 	router  *Router
 	between func(*Plan) error
 	kept    []*flow // untouched
+	left    []*flow // those that were ended by an Apply that failed
 	old     []*flow // to be drained
-	heirs   []*flow // those that have inherited from old
+	heirs   []*flow // those that have inherited from old, or from left, last
 }
 
 // build makes the flows of plan that are not kept, each to take the place of one of
@@ -211,18 +247,15 @@ func (s *swap) begin(plan *Plan, next []*flow) error {
 	if err := s.between(plan); err != nil {
 		return err
 	}
-	// Those that have inherited before, in a plan that is being rolled back, know more.
-	former := slices.Concat(s.heirs, s.old)
-	for _, f := range next {
-		f.inherit(former)
-	}
+	// In their order: what the later ones know is newer.
+	inherit(next, s.left, s.old, s.heirs)
 	s.heirs = next
 	if err := startAll(next); err != nil {
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.plan, r.flows = plan, inOrder(plan, slices.Concat(s.kept, next))
+	r.plan, r.flows, r.left, r.heirs = plan, inOrder(plan, slices.Concat(s.kept, next)), nil, nil
 	return nil
 }
 
@@ -249,34 +282,38 @@ func (s *swap) rollBack(before *Plan, next []*flow, cause error) error {
 		}
 		err = errors.Join(err, discardAll(again))
 	}
+	for _, f := range s.old {
+		f.countLost() // what was to be handed on
+	}
 	r := s.router
 	r.mu.Lock()
-	r.flows = s.kept
+	r.flows, r.left, r.heirs = s.kept, slices.Concat(s.left, s.old), s.heirs
 	r.mu.Unlock()
 	return errors.Join(cause, fmt.Errorf("go back to the plan from before: %w", err))
 }
 
-// inherit takes over what is known of the flow that f takes the place of: the one that
-// read the same in the same group, or else that of its name on the same stream. Of another
-// stream's events f must not believe that it has seen them: ids are a stream's own.
-func (f *flow) inherit(former []*flow) {
-	var known, named []stages.Named
-	for _, o := range former {
-		same := o.plan.Name == f.plan.Name
-		if same {
-			f.counts = o.counts
-		}
-		switch {
-		case inPlaceOf(f, []*flow{o}) != nil:
-			known = append(known, o.stages...)
-		case same && o.plan.Bus == f.plan.Bus && o.plan.StreamKey == f.plan.StreamKey:
-			named = append(named, o.stages...)
+// inherit makes flows that take the place of others know what those do: each what the one
+// that read the same in the same group knows, or else, where no other flow has come to
+// that place, the one of its name on the same stream. Of another stream's events it must
+// not believe that it has seen them: ids are a stream's own. Where several generations of
+// a flow have ended, it inherits from one after the other, the newest last.
+func inherit(next []*flow, generations ...[]*flow) {
+	former := slices.Concat(generations...)
+	for _, f := range next {
+		placed := inPlaceOf(f, former) != nil
+		for _, o := range former {
+			same := o.plan.Name == f.plan.Name
+			if same {
+				f.counts = o.counts
+			}
+			switch {
+			case inPlaceOf(f, []*flow{o}) != nil:
+			case placed || !same || o.plan.Bus != f.plan.Bus || o.plan.StreamKey != f.plan.StreamKey || inPlaceOf(o, next) != nil:
+				continue
+			}
+			stages.Inherit(f.stages, o.stages)
 		}
 	}
-	if known == nil {
-		known = named
-	}
-	stages.Inherit(f.stages, known)
 }
 
 // discardAll closes flows that were built and never run.

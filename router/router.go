@@ -49,6 +49,9 @@ type Router struct {
 	state state
 	plan  *Plan
 	flows []*flow // those that run
+	// After an Apply that failed: those it has ended, and those that have inherited from them
+	// and never ran, or not for long. The next one's inherit from both.
+	left, heirs []*flow
 }
 
 type state uint8

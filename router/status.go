@@ -49,14 +49,18 @@ func (r *Router) Status() []FlowStatus {
 // flow is degraded when a bus that it needs is.
 func (r *Router) Health() (list []FlowStatus, buses map[string]error) {
 	r.mu.Lock()
-	state, plan, flows := r.state, r.plan, r.flows
+	state, plan, flows, left := r.state, r.plan, r.flows, r.left
 	r.mu.Unlock()
 	if state == stateRunning { // asking takes time when the answer does not come
 		buses = r.transports.up()
 	}
+	totals := make(map[string]*counts, len(flows))
+	for _, f := range left {
+		totals[f.plan.Name] = f.counts
+	}
 	running := make(map[string]*flow, len(flows))
 	for _, f := range flows {
-		running[f.plan.Name] = f
+		running[f.plan.Name], totals[f.plan.Name] = f, f.counts
 	}
 	list = make([]FlowStatus, 0, len(plan.Flows))
 	for _, p := range plan.Flows {
@@ -67,17 +71,17 @@ func (r *Router) Health() (list []FlowStatus, buses map[string]error) {
 		for _, st := range p.Stages {
 			s.Stages = append(s.Stages, st.Kind)
 		}
-		f := running[p.Name]
-		if f != nil {
-			s.Success = f.counts.outcomes[stages.OutcomeSuccess].Load()
-			s.Error = f.counts.outcomes[stages.OutcomeError].Load()
-			s.Duplicate = f.counts.outcomes[stages.OutcomeDuplicate].Load()
-			s.Filtered = f.counts.outcomes[stages.OutcomeFiltered].Load()
-			s.Lost = f.counts.lost.Load()
+		if total := totals[p.Name]; total != nil {
+			s.Success = total.outcomes[stages.OutcomeSuccess].Load()
+			s.Error = total.outcomes[stages.OutcomeError].Load()
+			s.Duplicate = total.outcomes[stages.OutcomeDuplicate].Load()
+			s.Filtered = total.outcomes[stages.OutcomeFiltered].Load()
+			s.Lost = total.lost.Load()
 		}
+		f := running[p.Name]
 		switch {
 		case f == nil && p.Disabled == "":
-			s.State, s.Reason = StateDegraded, "the flow could not be started again after a reload failed; restart the process"
+			s.State, s.Reason = StateDegraded, "the flow could not be started again after a reload failed; load the file again, or restart the process"
 		case f == nil:
 			s.State, s.Reason = StateDisabled, p.Disabled
 		case state >= stateStopping:
@@ -85,7 +89,7 @@ func (r *Router) Health() (list []FlowStatus, buses map[string]error) {
 		case state < stateRunning:
 			s.State = StateStarting
 		case f.ended():
-			s.State, s.Reason = StateDegraded, "the flow has ended by itself; restart the process"
+			s.State, s.Reason = StateDegraded, "the flow has ended by itself; load the file again, or restart the process"
 		default:
 			s.degrade(&p, buses)
 		}

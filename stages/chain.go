@@ -14,7 +14,7 @@ func Build(planned []Planned, deps Deps) ([]Named, error) {
 		if err != nil {
 			return nil, fmt.Errorf("flow %q: stage %d (%s): %w", deps.Flow, i+1, p.Kind, err)
 		}
-		built = append(built, Named{Kind: p.Kind, Stage: stage})
+		built = append(built, Named{Kind: p.Kind, Stage: stage, Config: p.Config})
 	}
 	return built, nil
 }
@@ -23,6 +23,8 @@ func Build(planned []Planned, deps Deps) ([]Named, error) {
 type Named struct {
 	Kind  string
 	Stage Stage
+	// Config is what it was built from; nil when that is not known.
+	Config Config
 }
 
 // Middlewares returns the stages as Watermill middleware, in order. Each keeps

@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -498,6 +499,97 @@ func TestDedupeKeepsDigestsOfLongKeys(t *testing.T) {
 		if len(key) > maxKey {
 			t.Errorf("a key of %d bytes is kept", len(key))
 		}
+	}
+}
+
+// After a reload that failed there are two former stores, the newer of which knows less
+// or more.
+func TestMemoryStoreInheritsFromSeveral(t *testing.T) {
+	for _, capacity := range []int{2, 4, 6} { // of the newer one, whose heir has room for four
+		t.Run(strconv.Itoa(capacity), func(t *testing.T) {
+			ctx := context.Background()
+			stores := make([]*MemoryStore, 3)
+			for i, c := range []int{4, capacity, 4} {
+				var err error
+				if stores[i], err = NewMemoryStore(c, 0, newTestClock()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			commit := func(s *MemoryStore, keys ...string) {
+				for _, key := range keys {
+					if err := s.Commit(ctx, key); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			commit(stores[0], "1", "2", "3", "4")
+			stores[1].inherit(stores[0])
+			commit(stores[1], "5", "3")
+			stores[2].inherit(stores[0])
+			stores[2].inherit(stores[1])
+			commit(stores[2], "6")
+			if got := stores[2].Len(); got != 4 {
+				t.Errorf("%d keys, want 4", got)
+			}
+			for _, key := range []string{"4", "5", "3", "6"} {
+				// 4 is one that the newer one had to forget, where it has room for two.
+				if fresh, err := stores[2].Reserve(ctx, key); fresh || err != nil {
+					t.Errorf("%s is not known: %v", key, err)
+				}
+			}
+		})
+	}
+}
+
+// A stage is known by its settings first, and then by its place among its kind.
+func TestInheritFindsTheStage(t *testing.T) {
+	build := func(settings ...string) []Named {
+		var list []Named
+		for _, s := range settings {
+			ttl, key, _ := strings.Cut(s, " ")
+			d, err := time.ParseDuration(ttl)
+			if err != nil {
+				t.Fatal(err)
+			}
+			config := &DedupeConfig{Key: cmp.Or(key, "id"), Capacity: 10, TTL: d, Store: "memory"}
+			stage, err := config.Build(Deps{Clock: newTestClock()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, Named{Kind: "dedupe", Stage: stage, Config: config})
+		}
+		return list
+	}
+	for _, tt := range []struct {
+		name          string
+		former, built []string
+		want          []string // what each knows: the former one's settings
+	}{
+		{"as they were", []string{"1m", "2m"}, []string{"1m", "2m"}, []string{"1m", "2m"}},
+		{"reordered", []string{"1m", "2m"}, []string{"2m", "1m"}, []string{"2m", "1m"}},
+		{"one before it", []string{"1m"}, []string{"5m", "1m"}, []string{"", "1m"}},
+		{"one of two gone", []string{"1m", "2m"}, []string{"2m"}, []string{"2m"}},
+		{"one changed", []string{"1m", "2m"}, []string{"1m", "5m"}, []string{"1m", "2m"}},
+		{"reordered and changed", []string{"1m", "2m"}, []string{"2m", "5m"}, []string{"2m", "1m"}},
+		{"other keys", []string{"1m", "2m hash"}, []string{"5m hash", "5m payload"}, []string{"2m hash", ""}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			former, built := build(tt.former...), build(tt.built...)
+			for i, f := range former {
+				if err := f.Stage.(*dedupe).seen.Commit(context.Background(), tt.former[i]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			Inherit(built, former)
+			for i, n := range built {
+				for _, f := range tt.former {
+					fresh, err := n.Stage.(*dedupe).seen.Reserve(context.Background(), f)
+					if err != nil || fresh == (f == tt.want[i]) {
+						t.Errorf("stage %d (%s) knows of %s: %t, %v", i+1, tt.built[i], f, !fresh, err)
+					}
+				}
+			}
+		})
 	}
 }
 

@@ -5,27 +5,36 @@ package stages
 type Heir interface {
 	// Inherit takes over the state of former, a stage of the same kind whose flow has
 	// ended, and reports whether it could: not where its settings make that state mean
-	// something else. It is called before the first event.
+	// something else. It is called before the first event; after a reload that failed it may
+	// be called for several, of which the later ones know what is newer.
 	Inherit(former Stage) bool
 }
 
 // Inherit hands the state of a flow's former stages on to those that take their place:
-// to each the first of its kind, in the order of the file, that it can use and no other
-// has.
+// to each one with the same settings, wherever that stood, or else the first of its kind,
+// in the order of the file, that it can use and no other has.
 func Inherit(built, former []Named) {
-	taken := make([]bool, len(former))
-	for _, n := range built {
-		heir, ok := n.Stage.(Heir)
-		if !ok {
-			continue
-		}
-		for i, f := range former {
-			if !taken[i] && f.Kind == n.Kind && heir.Inherit(f.Stage) {
-				taken[i] = true
-				break
+	taken, served := make([]bool, len(former)), make([]bool, len(built))
+	for _, fits := range []func(a, b Named) bool{sameStage, sameKind} {
+		for i, n := range built {
+			heir, ok := n.Stage.(Heir)
+			if !ok || served[i] {
+				continue
+			}
+			for j, f := range former {
+				if !taken[j] && fits(n, f) && heir.Inherit(f.Stage) {
+					taken[j], served[i] = true, true
+					break
+				}
 			}
 		}
 	}
+}
+
+func sameKind(a, b Named) bool { return a.Kind == b.Kind }
+
+func sameStage(a, b Named) bool {
+	return sameKind(a, b) && a.Config != nil && b.Config != nil && a.Config.Fields().Same(b.Config.Fields())
 }
 
 // File is a file that a stage's Config has read.
@@ -53,14 +62,14 @@ func (s *dedupe) Inherit(former Stage) bool {
 	return ok && too
 }
 
-// inherit takes over the keys of former, which is used no more, as many as fit. How
-// long each is kept is this store's ttl, from its own commit on.
+// inherit takes over the keys of former, which is used no more, as many as fit, beside
+// those it has. How long each is kept is this store's ttl, from its own commit on.
 func (s *MemoryStore) inherit(former *MemoryStore) {
 	former.mu.Lock()
 	defer former.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if former.capacity == s.capacity {
+	if former.capacity == s.capacity && s.committed == 0 {
 		// As it is, since there may be many. What is reserved stays with the former: handlers
 		// that outlived their flow's end.
 		if len(former.marks) > former.committed {
@@ -77,7 +86,11 @@ func (s *MemoryStore) inherit(former *MemoryStore) {
 		return
 	}
 	for m := former.recent.previous; m != former.recent; m = m.previous { // the least recently used first
-		s.commit(s.reserve(m.key), m.at)
+		own, known := s.marks[m.key]
+		if !known {
+			own = s.reserve(m.key)
+		}
+		s.commit(own, m.at)
 	}
 }
 
