@@ -98,7 +98,7 @@ func (s endingSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *
 				}
 				out <- msg
 			case <-s.end:
-				_ = s.Subscriber.Close()
+				_ = s.Close()
 				return
 			}
 		}

@@ -3,7 +3,9 @@ package router
 import (
 	"errors"
 	"runtime/debug"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -15,13 +17,18 @@ import (
 // once or twice, under a chain of middleware; that growth took a third of the CPU
 // time of a whole flow. A goroutine that waits for a worker keeps its small stack.
 //
-// There are about as many workers as messages were ever in flight at once, which
+// There are about as many workers as messages were lately in flight at once, which
 // the lanes of the subscription bound.
 type workers struct {
 	mu     sync.Mutex
 	idle   []*worker // the last to become idle is the next to work: its stack is in the caches
 	closed bool
+	unused int         // how many of the first of idle were not needed since the last trim
+	timer  *time.Timer // of the next trim; nil when none is due
 }
+
+// trimEvery is how often workers that were not needed since the last time are ended.
+const trimEvery = 2 * time.Second
 
 // worker is a goroutine that handles one message after another.
 type worker struct {
@@ -45,10 +52,33 @@ func (w *workers) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
-	for _, one := range w.idle {
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	w.end(len(w.idle))
+}
+
+// end ends the first n of those that are idle. The caller holds mu.
+func (w *workers) end(n int) {
+	for _, one := range w.idle[:n] {
 		one.jobs <- job{}
 	}
-	w.idle = nil
+	w.idle = slices.Delete(w.idle, 0, n)
+}
+
+// trim ends the workers that a burst has left.
+func (w *workers) trim() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = nil
+	if w.closed {
+		return
+	}
+	w.end(w.unused)
+	w.unused = len(w.idle)
+	if w.unused > 0 {
+		w.timer = time.AfterFunc(trimEvery, w.trim)
+	}
 }
 
 // take returns an idle worker, or one that begins.
@@ -58,6 +88,7 @@ func (w *workers) take() *worker {
 		one := w.idle[last]
 		w.idle[last] = nil
 		w.idle = w.idle[:last]
+		w.unused = min(w.unused, last)
 		w.mu.Unlock()
 		return one
 	}
@@ -76,6 +107,9 @@ func (w *workers) give(one *worker) {
 		return
 	}
 	w.idle = append(w.idle, one)
+	if w.timer == nil {
+		w.timer = time.AfterFunc(trimEvery, w.trim)
+	}
 }
 
 // middleware is outermost: everything behind it runs on a worker.

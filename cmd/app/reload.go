@@ -137,7 +137,7 @@ func (r *reloader) reload(ctx context.Context, trigger string) (*reloadStatus, e
 	case d.HasErrors():
 		status.Result = telemetry.ReloadRejected
 		err = kindOfError{d.Err(), admin.ErrInvalid}
-	case samePlan(before, plan):
+	case samePlan(before, plan) && len(r.service.router.Down()) == 0:
 		status.Result = telemetry.ReloadUnchanged
 	default:
 		var change router.Change

@@ -2,6 +2,8 @@ package bus
 
 import (
 	"context"
+	"errors"
+	"net"
 	"sync"
 	"time"
 
@@ -89,7 +91,7 @@ func (a *acks) run(ctx context.Context) {
 }
 
 // insist flushes until that works; false when ctx ended first. A second failure in a row is a fault of the
-// subscription.
+// subscription, and so is one that took all the time it had: a reader that waits for free places would not notice.
 func (a *acks) insist(ctx context.Context) bool {
 	var retry backoff
 	for failures := 1; ; failures++ {
@@ -98,13 +100,19 @@ func (a *acks) insist(ctx context.Context) bool {
 			a.health.set(partAcks, nil)
 			return true
 		}
-		if failures > 1 {
+		if failures > 1 || tookTooLong(err) {
 			a.health.set(partAcks, err)
 		}
 		if !retry.wait(ctx, retryCap) {
 			return false
 		}
 	}
+}
+
+// tookTooLong reports whether err is that of a call that was given up.
+func tookTooLong(err error) bool {
+	var timeout net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // flush acknowledges everything that is waiting. What fails stays waiting.
