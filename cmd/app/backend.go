@@ -19,21 +19,11 @@ import (
 // backend is a bus as the service uses it, beyond what the router does.
 type backend interface {
 	router.Transport
-	// put adds an entry to a stream and returns its id. It does not wait: a bus that
-	// is full or down is admin.ErrUnavailable.
-	put(ctx context.Context, stream string, data []byte, fields map[string]string) (string, error)
+	letterBus
 	// feed adds a recorded entry, keeping its identity, and waits for room.
 	feed(ctx context.Context, stream string, e recorded) error
-	// newest returns the newest n entries of a stream, newest first.
-	newest(ctx context.Context, stream string, n int) ([]bus.Entry, error)
-	// entry returns, and remove deletes, an entry of a stream of dead letters;
-	// bus.ErrNoEntry when it is not there.
-	entry(ctx context.Context, stream, id string) (bus.Entry, error)
-	remove(ctx context.Context, stream, id string) error
 	// registers are where processes share rate levels; nil on a bus of one process.
 	registers() adjust.Registers
-	// overflow is how many entries of a stream a bounded buffer has dropped.
-	overflow(stream string) int64
 	// follow makes what is measured that of other flows that read from it.
 	follow(own []router.FlowPlan)
 	// idle reports whether flows that read from it have nothing queued or in flight.
@@ -85,18 +75,6 @@ func (b memoryBackend) feed(ctx context.Context, stream string, e recorded) erro
 		msg.Metadata.Set(k, v)
 	}
 	return b.PublishWait(ctx, stream, msg)
-}
-
-func (b memoryBackend) newest(ctx context.Context, stream string, n int) ([]bus.Entry, error) {
-	return b.Newest(ctx, stream, n)
-}
-
-func (b memoryBackend) entry(ctx context.Context, stream, id string) (bus.Entry, error) {
-	return b.Entry(ctx, stream, id)
-}
-
-func (b memoryBackend) remove(ctx context.Context, stream, id string) error {
-	return b.Delete(ctx, stream, id)
 }
 
 func (memoryBackend) registers() adjust.Registers { return nil }
@@ -184,18 +162,6 @@ func (b redisBackend) feed(ctx context.Context, stream string, e recorded) error
 	}
 	_, err := b.Put(ctx, stream, e.Data, fields)
 	return err
-}
-
-func (b redisBackend) newest(ctx context.Context, stream string, n int) ([]bus.Entry, error) {
-	return b.Newest(ctx, stream, n)
-}
-
-func (b redisBackend) entry(ctx context.Context, stream, id string) (bus.Entry, error) {
-	return b.Entry(ctx, stream, id)
-}
-
-func (b redisBackend) remove(ctx context.Context, stream, id string) error {
-	return b.Delete(ctx, stream, id)
 }
 
 func (b redisBackend) registers() adjust.Registers { return b.Registers() }

@@ -23,10 +23,16 @@ type letters struct {
 
 // letterBus is what of a bus dead letters need.
 type letterBus interface {
+	// put adds an entry to a stream and returns its id. It does not wait: a bus that
+	// is full or down is admin.ErrUnavailable.
 	put(ctx context.Context, stream string, data []byte, fields map[string]string) (string, error)
-	newest(ctx context.Context, stream string, n int) ([]bus.Entry, error)
-	entry(ctx context.Context, stream, id string) (bus.Entry, error)
-	remove(ctx context.Context, stream, id string) error
+	// Newest returns the newest n entries of a stream, newest first.
+	Newest(ctx context.Context, stream string, n int) ([]bus.Entry, error)
+	// Entry returns, and Delete deletes, an entry of a stream of dead letters;
+	// bus.ErrNoEntry when it is not there.
+	Entry(ctx context.Context, stream, id string) (bus.Entry, error)
+	Delete(ctx context.Context, stream, id string) error
+	// overflow is how many entries of a stream a bounded buffer has dropped.
 	overflow(stream string) int64
 }
 
@@ -48,7 +54,7 @@ func (l letters) list(ctx context.Context, flow string, n int) ([]admin.FlowDead
 		}
 		f := admin.FlowDeadLetters{Flow: p.Name, Stream: p.DeadLetterKey, DeadLetters: []admin.DeadLetter{}}
 		own := l.bus(p.Bus)
-		entries, err := own.newest(ctx, p.DeadLetterKey, n)
+		entries, err := own.Newest(ctx, p.DeadLetterKey, n)
 		if err != nil {
 			f.Error = err.Error()
 		}
@@ -73,7 +79,7 @@ func (l letters) remove(ctx context.Context, flow, id string) error {
 	if err != nil {
 		return err
 	}
-	return found(l.bus(p.Bus).remove(ctx, p.DeadLetterKey, id))
+	return found(l.bus(p.Bus).Delete(ctx, p.DeadLetterKey, id))
 }
 
 // replay puts a dead letter back on its flow's stream as it came, with the id it had
@@ -84,7 +90,7 @@ func (l letters) replay(ctx context.Context, flow, id string, keep bool) (string
 		return "", err
 	}
 	own := l.bus(p.Bus)
-	e, err := own.entry(ctx, p.DeadLetterKey, id)
+	e, err := own.Entry(ctx, p.DeadLetterKey, id)
 	if err != nil {
 		return "", found(err)
 	}
@@ -105,7 +111,7 @@ func (l letters) replay(ctx context.Context, flow, id string, keep bool) (string
 	if err != nil || keep {
 		return put, err
 	}
-	if err := own.remove(ctx, p.DeadLetterKey, id); err != nil && !errors.Is(err, bus.ErrNoEntry) {
+	if err := own.Delete(ctx, p.DeadLetterKey, id); err != nil && !errors.Is(err, bus.ErrNoEntry) {
 		return put, fmt.Errorf("put back as %s, but not removed: %w", put, err)
 	}
 	return put, nil

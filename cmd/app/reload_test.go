@@ -140,7 +140,7 @@ func goroutines() int {
 	stacks := make([]byte, 4<<20)
 	n := 0
 	for _, g := range strings.Split(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
-		if !strings.Contains(g, "router.(*workers).run") {
+		if !strings.Contains(g, "router.(*worker).run") {
 			n++
 		}
 	}
