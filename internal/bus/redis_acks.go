@@ -2,8 +2,6 @@ package bus
 
 import (
 	"context"
-	"errors"
-	"net"
 	"sync"
 	"time"
 
@@ -100,19 +98,13 @@ func (a *acks) insist(ctx context.Context) bool {
 			a.health.set(partAcks, nil)
 			return true
 		}
-		if failures > 1 || tookTooLong(err) {
+		if failures > 1 || isTimeout(err) {
 			a.health.set(partAcks, err)
 		}
 		if !retry.wait(ctx, retryCap) {
 			return false
 		}
 	}
-}
-
-// tookTooLong reports whether err is that of a call that was given up.
-func tookTooLong(err error) bool {
-	var timeout net.Error
-	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // flush acknowledges everything that is waiting. What fails stays waiting.

@@ -47,13 +47,11 @@ func newAddBatches(client redis.UniversalClient) *addBatches {
 }
 
 // add takes an XADD of about size bytes to be sent. The command has its result once done is closed.
-func (b *addBatches) add(ctx context.Context, a *redis.XAddArgs, size int) (cmd *redis.StringCmd, done <-chan struct{}) {
+func (b *addBatches) add(a *redis.XAddArgs, size int) (cmd *redis.StringCmd, done <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
-		cmd = redis.NewStringCmd(ctx)
-		cmd.SetErr(ErrClosed)
-		return cmd, closedChannel
+		return refusedAdd(ErrClosed)
 	}
 	if last := len(b.queue) - 1; last < 0 || b.queue[last].bytes >= addBytes {
 		b.queue = append(b.queue, &addBatch{pipe: b.client.Pipeline(), began: time.Now(), done: make(chan struct{})})
@@ -63,15 +61,17 @@ func (b *addBatches) add(ctx context.Context, a *redis.XAddArgs, size int) (cmd 
 	}
 	batch := b.queue[len(b.queue)-1]
 	batch.bytes += size
-	return batch.pipe.XAdd(context.Background(), a), batch.done // the batch is sent whatever becomes of ctx
+	return batch.pipe.XAdd(b.base, a), batch.done
 }
 
-// closedChannel is what a command has that has its result.
-var closedChannel = func() chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}()
+// refusedAdd is what add returns for a command that is not sent.
+func refusedAdd(err error) (cmd *redis.StringCmd, done <-chan struct{}) {
+	cmd = redis.NewStringCmd(context.Background())
+	cmd.SetErr(err)
+	closed := make(chan struct{})
+	close(closed)
+	return cmd, closed
+}
 
 func (b *addBatches) run() {
 	defer close(b.ended)

@@ -37,7 +37,7 @@ func TestAddBatchesKeepOrder(t *testing.T) {
 		case 5:
 			data = append(append(data, ' '), large...) // so that there are batches that are full
 		}
-		cmd, done := b.add(ctx, &redis.XAddArgs{Stream: stream, Values: []any{fieldData, data}}, len(data))
+		cmd, done := b.add(&redis.XAddArgs{Stream: stream, Values: []any{fieldData, data}}, len(data))
 		waiting.Go(func() {
 			<-done
 			if err := cmd.Err(); (err != nil) != (stream == "text") {
@@ -61,7 +61,7 @@ func TestAddBatchesKeepOrder(t *testing.T) {
 		}
 		last = i
 	}
-	cmd, done := b.add(ctx, &redis.XAddArgs{Stream: "s", Values: []any{fieldData, "late"}}, 4)
+	cmd, done := b.add(&redis.XAddArgs{Stream: "s", Values: []any{fieldData, "late"}}, 4)
 	<-done
 	if err := cmd.Err(); !errors.Is(err, ErrClosed) {
 		t.Errorf("after close: %v", err)
@@ -74,7 +74,7 @@ func TestAddBatchesWithoutAServer(t *testing.T) {
 	b := newAddBatches(client)
 	defer b.close(client.Close)
 	for range 3 {
-		cmd, done := b.add(context.Background(), &redis.XAddArgs{Stream: "s", Values: []any{fieldData, "x"}}, 1)
+		cmd, done := b.add(&redis.XAddArgs{Stream: "s", Values: []any{fieldData, "x"}}, 1)
 		<-done
 		if cmd.Err() == nil {
 			t.Error("written without a server")
@@ -183,7 +183,7 @@ func TestAddBatchesDoNotQueueForAServerThatHangs(t *testing.T) {
 	began := time.Now()
 	var last <-chan struct{}
 	for range 8 {
-		_, last = b.add(t.Context(), &redis.XAddArgs{Stream: "s", Values: []any{fieldData, make([]byte, addBytes)}}, addBytes)
+		_, last = b.add(&redis.XAddArgs{Stream: "s", Values: []any{fieldData, make([]byte, addBytes)}}, addBytes)
 	}
 	<-last
 	if took := time.Since(began); took > publishTimeout+time.Second {

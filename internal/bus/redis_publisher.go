@@ -170,9 +170,8 @@ type takenEntry struct {
 // submit takes an entry with about size bytes of data. The context counts only until then.
 func (w *entryWriter) submit(ctx context.Context, a *redis.XAddArgs, size int) takenEntry {
 	if err := ctx.Err(); err != nil {
-		cmd := redis.NewStringCmd(ctx)
-		cmd.SetErr(err)
-		return takenEntry{cmd: cmd, done: closedChannel, stream: a.Stream}
+		cmd, done := refusedAdd(err)
+		return takenEntry{cmd: cmd, done: done, stream: a.Stream}
 	}
 	add := *a
 	add.MaxLen, add.Approx = max(w.maxLen, 0), true
@@ -182,7 +181,7 @@ func (w *entryWriter) submit(ctx context.Context, a *redis.XAddArgs, size int) t
 	if fields, ok := a.Values.(map[string]any); ok {
 		add.Values = orderedFields(fields)
 	}
-	cmd, done := w.batches.add(ctx, &add, size)
+	cmd, done := w.batches.add(&add, size)
 	return takenEntry{cmd: cmd, done: done, stream: a.Stream, maxLen: add.MaxLen}
 }
 
