@@ -72,7 +72,7 @@ func (f *File) flowBus(name, key string, n *Node, c decoding, known bool) *Bus {
 		names = append(names, f.Buses[i].Name)
 	}
 	c.beyondf(n.Get(key).Get("bus").Pos(), LimitReference, "%s: bus: unknown bus %s%s; known: %s", key, quote(name),
-		didYouMean(name, names), strings.Join(names, ", "))
+		DidYouMean(name, names), strings.Join(names, ", "))
 	return nil
 }
 

@@ -56,8 +56,9 @@ func fold(s string) string {
 	return strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(s))
 }
 
-// didYouMean returns ` (did you mean "x"?)`, or nothing when no name is near.
-func didYouMean(name string, names []string) string { return hint(Nearest(name, names)) }
+// DidYouMean returns ` (did you mean "x"?)`, to go into a message about a name that is none of names, or nothing when none
+// of them is near.
+func DidYouMean(name string, names []string) string { return hint(Nearest(name, names)) }
 
 func hint(near string) string {
 	if near == "" {

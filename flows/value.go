@@ -86,7 +86,7 @@ func suggestion(f *Field, text string) string {
 	if f.Secret {
 		return ""
 	}
-	return didYouMean(text, f.Allowed)
+	return DidYouMean(text, f.Allowed)
 }
 
 func article(k Kind) string {

@@ -40,9 +40,5 @@ func (s Scope) Warn(d *flows.Diagnostics, key, code, message string) {
 
 // unknown words an error about a name that is none of names.
 func unknown(what, name string, names []string) string {
-	hint := ""
-	if near := flows.Nearest(name, names); near != "" {
-		hint = fmt.Sprintf(" (did you mean %q?)", near)
-	}
-	return fmt.Sprintf("unknown %s %q%s; known: %s", what, name, hint, strings.Join(names, ", "))
+	return fmt.Sprintf("unknown %s %q%s; known: %s", what, name, flows.DidYouMean(name, names), strings.Join(names, ", "))
 }

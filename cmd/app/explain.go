@@ -141,11 +141,8 @@ func (f *explainFlags) flow(sys system, arg string) (*router.Plan, string, error
 		return nil, "", configError(fmt.Errorf("%s has the flows %s: name one, and the file with --config", arg,
 			strings.Join(names, ", ")))
 	}
-	hint := ""
-	if near := flows.Nearest(arg, names); near != "" {
-		hint = fmt.Sprintf(" (did you mean %q?)", near)
-	}
-	return nil, "", configError(fmt.Errorf("%s: no flow %q%s; flows: %s", plan.File.Path, arg, hint, strings.Join(names, ", ")))
+	return nil, "", configError(fmt.Errorf("%s: no flow %q%s; flows: %s", plan.File.Path, arg, flows.DidYouMean(arg, names),
+		strings.Join(names, ", ")))
 }
 
 // maxEvent bounds what is read of an event, far above what a stream takes.

@@ -150,11 +150,7 @@ func (s *subject) set(p *flows.Provider, key, value string) error {
 		}
 		*map[string]*time.Duration{"ramp_up": &p.RampUp, "on_silence": &p.OnSilence.After}[key] = d
 	default:
-		hint := ""
-		if near := flows.Nearest(key, trySettings); near != "" {
-			hint = fmt.Sprintf(" (did you mean %q?)", near)
-		}
-		return fmt.Errorf("unknown key %q%s; keys: %s", key, hint, strings.Join(trySettings, ", "))
+		return fmt.Errorf("unknown key %q%s; keys: %s", key, flows.DidYouMean(key, trySettings), strings.Join(trySettings, ", "))
 	}
 	return nil
 }

@@ -42,11 +42,7 @@ meaning. With --markdown it prints in Markdown: one, or all, as docs/stages.md i
 			}
 			i := slices.Index(names, args[0])
 			if i < 0 {
-				hint := ""
-				if near := flows.Nearest(args[0], names); near != "" {
-					hint = fmt.Sprintf(" (did you mean %q?)", near)
-				}
-				return configError(fmt.Errorf("unknown stage %q%s; known: %s", args[0], hint, strings.Join(names, ", ")))
+				return configError(fmt.Errorf("unknown stage %q%s; known: %s", args[0], flows.DidYouMean(args[0], names), strings.Join(names, ", ")))
 			}
 			if markdown {
 				fmt.Fprint(sys.stdout, kinds[i].Reference())

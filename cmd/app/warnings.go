@@ -63,11 +63,8 @@ func validCodes(codes []string) error {
 		if slices.Contains(known, code) {
 			continue
 		}
-		hint := ""
-		if near := flows.Nearest(code, known); near != "" {
-			hint = fmt.Sprintf(" (did you mean %q?)", near)
-		}
-		return fmt.Errorf("--deny %q: no warning has this code%s; codes: %s", code, hint, strings.Join(known, ", "))
+		return fmt.Errorf("--deny %q: no warning has this code%s; codes: %s", code, flows.DidYouMean(code, known),
+			strings.Join(known, ", "))
 	}
 	return nil
 }

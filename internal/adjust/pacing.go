@@ -26,11 +26,7 @@ func (a *Applier) known(provider string, err error) error {
 	if len(names) == 0 {
 		return fmt.Errorf("%w: the file declares no provider", err)
 	}
-	hint := ""
-	if near := flows.Nearest(provider, names); near != "" {
-		hint = fmt.Sprintf(" (did you mean %q?)", near)
-	}
-	return fmt.Errorf("%w%s; known: %s", err, hint, strings.Join(names, ", "))
+	return fmt.Errorf("%w%s; known: %s", err, flows.DidYouMean(provider, names), strings.Join(names, ", "))
 }
 
 // ProviderStatus is the state of one provider.

@@ -196,14 +196,10 @@ func (r *resolver) referencef(n *flows.Node, format string, args ...any) {
 
 // unknown words that a name is none of those there are.
 func unknown(what, name string, names []string) string {
-	hint := ""
-	if near := flows.Nearest(name, names); near != "" {
-		hint = fmt.Sprintf(" (did you mean %q?)", near)
-	}
 	if len(names) == 0 {
 		return fmt.Sprintf("%s %q: there is none", what, name)
 	}
-	return fmt.Sprintf("unknown %s %q%s; known: %s", what, name, hint, strings.Join(names, ", "))
+	return fmt.Sprintf("unknown %s %q%s; known: %s", what, name, flows.DidYouMean(name, names), strings.Join(names, ", "))
 }
 
 func (r *resolver) resolve() {
