@@ -178,8 +178,7 @@ func bounded(key string) string {
 	if len(key) <= maxKey {
 		return key
 	}
-	sum := sha256.Sum256([]byte(key))
-	return string(sum[:])
+	return digest([]byte(key))
 }
 
 // keyFunc finds an event's key, "" when the event has none.
@@ -206,8 +205,10 @@ func parseKey(key string) (keyFunc, error) {
 	return parseKeyTemplate(key)
 }
 
-func payloadDigest(e *event.Event) string {
-	sum := sha256.Sum256(e.Payload)
+func payloadDigest(e *event.Event) string { return digest(e.Payload) }
+
+func digest(data []byte) string {
+	sum := sha256.Sum256(data)
 	return string(sum[:])
 }
 
