@@ -42,10 +42,8 @@ type Change struct {
 // Any reports whether any flow is not what it was.
 func (c Change) Any() bool { return len(c.Added)+len(c.Changed)+len(c.Removed) > 0 }
 
-// Compare tells what next changes in the flows that before runs.
-func Compare(before, next *Plan) Change { return compare(before.Flows, next.Flows) }
-
-func compare(before, next []FlowPlan) Change {
+// Compare tells what the flows of next change in those of before.
+func Compare(before, next []FlowPlan) Change {
 	c := Change{Added: []string{}, Changed: []string{}, Removed: []string{}, Unchanged: []string{}}
 	for _, p := range next {
 		old, ran := find(before, p.Name)
@@ -134,7 +132,7 @@ func (r *Router) Apply(plan *Plan, between func(*Plan) error) (Change, error) {
 	if state != stateRunning {
 		return Change{}, ErrNotRunning
 	}
-	change := compare(plansOf(running), plan.Flows)
+	change := Compare(plansOf(running), plan.Flows)
 	s := swap{router: r, between: between, kept: pick(running, change.Unchanged), left: r.left, heirs: r.heirs}
 	for _, f := range running {
 		if !slices.Contains(s.kept, f) {
@@ -208,19 +206,24 @@ func (s *swap) build(plan *Plan, former []*flow) ([]*flow, error) {
 
 // inPlaceOf finds the flow that read what f reads.
 func inPlaceOf(f *flow, former []*flow) *flow {
-	for _, o := range former {
-		if o.plan.Bus == f.plan.Bus && o.plan.StreamKey == f.plan.StreamKey && o.plan.Group == f.plan.Group {
-			return o
-		}
+	if i := slices.IndexFunc(former, f.samePlace); i >= 0 {
+		return former[i]
 	}
 	return nil
 }
+
+// sameStream reports whether two flows read one stream, and samePlace whether they do so
+// in one group.
+func (f *flow) sameStream(o *flow) bool {
+	return o.plan.Bus == f.plan.Bus && o.plan.StreamKey == f.plan.StreamKey
+}
+func (f *flow) samePlace(o *flow) bool { return f.sameStream(o) && o.plan.Group == f.plan.Group }
 
 // end drains the old flows. Where nobody is to read on, the transport is told before, so
 // that those who publish meanwhile are not refused.
 func (s *swap) end(next []*flow) {
 	for _, f := range s.old {
-		if slices.ContainsFunc(next, func(n *flow) bool { return inPlaceOf(n, []*flow{f}) != nil }) {
+		if slices.ContainsFunc(next, f.samePlace) {
 			continue
 		}
 		if l, ok := f.sub.(leaver); ok {
@@ -300,18 +303,16 @@ func (s *swap) rollBack(before *Plan, next []*flow, cause error) error {
 func inherit(next []*flow, generations ...[]*flow) {
 	former := slices.Concat(generations...)
 	for _, f := range next {
-		placed := inPlaceOf(f, former) != nil
+		placed := slices.ContainsFunc(former, f.samePlace)
 		for _, o := range former {
-			same := o.plan.Name == f.plan.Name
-			if same {
+			named := o.plan.Name == f.plan.Name
+			if named {
 				f.counts = o.counts
 			}
-			switch {
-			case inPlaceOf(f, []*flow{o}) != nil:
-			case placed || !same || o.plan.Bus != f.plan.Bus || o.plan.StreamKey != f.plan.StreamKey || inPlaceOf(o, next) != nil:
-				continue
+			moved := !placed && named && f.sameStream(o) && !slices.ContainsFunc(next, o.samePlace)
+			if f.samePlace(o) || moved {
+				stages.Inherit(f.stages, o.stages)
 			}
-			stages.Inherit(f.stages, o.stages)
 		}
 	}
 }

@@ -115,7 +115,7 @@ func TestCompare(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			n := newNumbers()
 			before, next := plan(t, base, n.handle), plan(t, tt.next, n.handle)
-			if got := router.Compare(before, next).String(); got != tt.want {
+			if got := router.Compare(before.Flows, next.Flows).String(); got != tt.want {
 				t.Errorf("%s, want %s", got, tt.want)
 			}
 		})

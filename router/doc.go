@@ -12,5 +12,6 @@
 //
 // The router knows transports by the Transport interface only; stage kinds by
 // their registry. A new guarantee of delivery belongs in middleware.go, a new
-// question to ask of the file in plan.go.
+// question to ask of the file in plan.go, and what another file changes while flows
+// run in apply.go. workers.go are the goroutines that stages run on.
 package router

@@ -17,9 +17,9 @@
 // this process or to another one.
 //
 // The package may import event, Watermill and the Redis client, and knows no
-// flow, stage or router. lanes.go, order by key, is common to both transports, and
-// single.go finds and deletes one entry on each; the files inmem*.go and redis*.go are
-// one transport each.
+// flow, stage or router. lanes.go, order by key, with lane_keys.go, which lane a key
+// has, is common to both transports, and single.go finds and deletes one entry on each;
+// the files inmem*.go and redis*.go are one transport each.
 //
 // Of Redis, redis.go has the settings and redis_subscriber.go the life of a
 // subscription, which is made of: redis_reader.go, which takes new entries and
@@ -28,8 +28,9 @@
 // and redis_heir.go, which hands both on; redis_group.go, the group and how it is made
 // again; redis_keeper.go, which looks after the group, and redis_claim.go, which runs
 // what the dead have left; redis_health.go, whether it all works. redis_publisher.go
-// and redis_retention.go write and trim, redis_registers.go has values that processes
-// share, redis_inspect.go is for those who look, and redis_fault.go words every error.
+// writes, in the batches of redis_batches.go, and redis_retention.go trims;
+// redis_registers.go has values that processes share, redis_inspect.go is for those who
+// look, and redis_fault.go words every error.
 //
 // Where the next change goes: a promise that both make is a case in bustest
 // first; another transport is files of its own that queue in lanes; a command that

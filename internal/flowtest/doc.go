@@ -2,7 +2,8 @@
 // test`, and the one event of `pulseflow explain`.
 //
 // A test file becomes a Suite (load.go, case.go, with positions and all problems
-// collected), a suite's tests become Results (run.go, expect.go), and a result can
+// collected; check.go does the same for tests in a flow file, and schema.go describes
+// both to editors), a suite's tests become Results (run.go, expect.go), and a result can
 // be written back into the file (update.go) or into a report (junit.go).
 //
 // What runs is the real router over the real plan: its retries, poison queue,
