@@ -3,6 +3,7 @@
 package bus
 
 import (
+	"context"
 	"os"
 	"os/signal"
 	"strconv"
@@ -55,5 +56,37 @@ func TestRedisReconnect(t *testing.T) {
 	features.RestartServiceCommand = []string{"kill", "-USR1", strconv.Itoa(os.Getpid())}
 	ofGroup := universal(t, server, 8)
 	tests.TestReconnect(t, tests.TestContext{TestID: tests.NewTestID(), Features: features},
-		func(t *testing.T) (message.Publisher, message.Subscriber) { return ofGroup(t, "universal") })
+		func(t *testing.T) (message.Publisher, message.Subscriber) {
+			publisher, subscriber := ofGroup(t, "universal")
+			return publisher, lastHeldBack{subscriber}
+		})
+}
+
+// reconnectMessages is how many messages tests.TestReconnect publishes.
+const reconnectMessages = 10_000
+
+// lastHeldBack hands over the last message of tests.TestReconnect a moment late. The
+// suite notes a message as sent once Publish has returned, and compares as soon as it
+// has read as many as it sends: a message that arrives before the answer to its XADD
+// would be one that was received and never sent.
+type lastHeldBack struct{ message.Subscriber }
+
+func (s lastHeldBack) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	messages, err := s.Subscriber.Subscribe(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	late := make(chan *message.Message)
+	go func() {
+		defer close(late)
+		seen := make(map[string]struct{}, reconnectMessages)
+		for msg := range messages {
+			seen[msg.UUID] = struct{}{}
+			if len(seen) == reconnectMessages {
+				time.Sleep(time.Second)
+			}
+			late <- msg
+		}
+	}()
+	return late, nil
 }
