@@ -12,6 +12,9 @@ type File struct {
 	// Path is the name the file was read under, and Dir the folder that relative paths in it start from; Dir is empty
 	// when the file did not come from a folder.
 	Path, Dir string
+	// Digest tells the text that was read from any other, as [Digest] does; it is empty when nothing could be read, and
+	// for the built-in file.
+	Digest string
 	// Version is the version of the language.
 	Version int
 	// Enabled is false when nothing is to be consumed.

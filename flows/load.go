@@ -1,7 +1,10 @@
 package flows
 
 import (
+	"bytes"
+	"crypto/sha256"
 	_ "embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -32,7 +35,18 @@ func Load(path string, env func(string) (string, bool)) (*File, Diagnostics) {
 	}
 	f, diags := Parse(path, src, env)
 	f.Dir = filepath.Dir(path)
+	f.Digest, _ = Digest(bytes.NewReader(src)) // which cannot fail
 	return f, diags
+}
+
+// Digest tells the content of a file apart from another: the SHA-256 of its first 1 MiB and a byte, in hexadecimal, which
+// is more than a flow file or a schema may have. The error is that of reading.
+func Digest(r io.Reader) (string, error) {
+	sum := sha256.New()
+	if _, err := io.Copy(sum, io.LimitReader(r, maxFileSize+1)); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // read stops just past the limit, so that a wrong path to something huge costs nothing.

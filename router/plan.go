@@ -165,14 +165,14 @@ func filesOf(s stages.Planned) []stages.File {
 	return nil
 }
 
-// Files lists the files that the stages refer to, each once.
-func (p *Plan) Files() []string {
-	var list []string
+// Files lists the files that the stages refer to, each once, as they were read first.
+func (p *Plan) Files() []stages.File {
+	var list []stages.File
 	for _, f := range p.Flows {
 		for _, s := range f.Stages {
 			for _, file := range filesOf(s) {
-				if !slices.Contains(list, file.Path) {
-					list = append(list, file.Path)
+				if !slices.ContainsFunc(list, func(f stages.File) bool { return f.Path == file.Path }) {
+					list = append(list, file)
 				}
 			}
 		}

@@ -40,7 +40,7 @@ func sameStage(a, b Named) bool {
 // File is a file that a stage's Config has read.
 type File struct {
 	Path string
-	// Digest tells two contents apart.
+	// Digest tells two contents apart, as [flows.Digest] does; "" is that of a file that could not be read.
 	Digest string
 }
 

@@ -2,8 +2,6 @@ package stages
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +12,8 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
+
+	"github.com/mjdevaccount/pulseflow/flows"
 )
 
 // maxSchemaFile bounds a schema document, in bytes.
@@ -22,6 +22,10 @@ const maxSchemaFile = 1 << 20
 // schemaFile compiles a JSON Schema document, and returns a digest of what it read.
 // References to other documents are refused: checking a file never reaches outside it.
 func schemaFile(path string) (compiled check, digest string, err error) {
+	// Opening a named pipe may wait for ever, and what comes through one cannot be read again.
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, "", fmt.Errorf("schema %s is not a regular file: give the path of one", path)
+	}
 	f, err := os.Open(path)
 	var pathError *fs.PathError
 	if errors.As(err, &pathError) {
@@ -35,8 +39,7 @@ func schemaFile(path string) (compiled check, digest string, err error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("read schema: %w", err)
 	}
-	sum := sha256.Sum256(src)
-	digest = hex.EncodeToString(sum[:])
+	digest, _ = flows.Digest(bytes.NewReader(src)) // which cannot fail
 	if len(src) > maxSchemaFile {
 		return nil, digest, fmt.Errorf("schema %s is over 1 MiB", path)
 	}

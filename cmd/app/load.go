@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -62,6 +63,25 @@ func (f *fileFlags) plan(sys system, src sources) (*router.Plan, flows.Diagnosti
 	file, d := f.read(sys)
 	plan := f.examine(file, sys.stages, &d)
 	return plan, silence(d, src)
+}
+
+// planAgain is plan for a file that has been read before, which is not possible of every
+// file, and must not wait for what may never come.
+func (f *fileFlags) planAgain(sys system) (*router.Plan, flows.Diagnostics) {
+	path := cmp.Or(f.config, defaultFile)
+	if readOnce(path) {
+		return &router.Plan{File: &flows.File{Path: path}}, flows.Diagnostics{{
+			Pos: flows.Position{File: path}, Message: "is not a regular file, and cannot be read again: restart the process instead",
+		}}
+	}
+	return f.plan(sys, make(sources))
+}
+
+// readOnce reports whether path is something like a named pipe, whose content is gone
+// once it was read. What is not there is left to its reader.
+func readOnce(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && !info.Mode().IsRegular() && !info.IsDir()
 }
 
 // examine plans the file and adds what is wrong with it beyond what its reader says.

@@ -586,6 +586,58 @@ func TestReloadWatch(t *testing.T) {
 	}
 }
 
+// What is edited after it was read and before it is watched is loaded all the same, the
+// file as well as what it refers to.
+func TestReloadWatchFromTheFirstRead(t *testing.T) {
+	for name, edit := range map[string]string{"the file": "flows.yaml", "a schema": "a.json", "nothing": ""} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			texts := map[string]string{
+				"flows.yaml": "version: 1\nflows: {a: {from: {stream: a}, stages: [validate: {schema: a, files: {v1: a.json}}]}}\n",
+				"a.json":     `{"type": "object"}`,
+			}
+			for file, text := range texts {
+				rewrite(t, filepath.Join(dir, file), text)
+			}
+			files := fileFlags{config: filepath.Join(dir, "flows.yaml")}
+			plan, err := files.load(system{
+				stages: stages.Builtin(), lookupEnv: func(string) (string, bool) { return "", false }, stderr: io.Discard,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if edit != "" {
+				rewrite(t, filepath.Join(dir, edit), texts[edit]+"\n")
+			}
+			w, err := newFileWatch(files.config, plan, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			done, told := make(chan struct{}), make(chan struct{}, 10)
+			go func() {
+				defer close(done)
+				w.files.Run(ctx, func() { told <- struct{}{} })
+			}()
+			defer func() { cancel(); <-done }()
+			limit := patience
+			if edit == "" {
+				limit = time.Second
+			}
+			select {
+			case <-told:
+				if edit == "" {
+					t.Error("told of an edit that there was not")
+				}
+			case <-time.After(limit):
+				if edit != "" {
+					t.Error("not told of the edit")
+				}
+			}
+		})
+	}
+}
+
 // docs/reload.md, command by command.
 func TestDocumentedReload(t *testing.T) {
 	dir := t.TempDir()

@@ -8,6 +8,8 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,6 +24,9 @@ const (
 	exitConfig  = 2
 )
 
+// heedGrace is how long a command may take to end once it has been interrupted.
+const heedGrace = 2 * time.Second
+
 // system is the world outside the process, as the commands see it.
 type system struct {
 	stages         *stages.Registry
@@ -29,6 +34,8 @@ type system struct {
 	hangups        func() (<-chan os.Signal, func()) // SIGHUP until the function is called; nil never comes
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	// drains is called by a command whose end takes its own time, and is bounded by itself.
+	drains func()
 }
 
 // exitError carries an exit status. A silent one has said all there is to say.
@@ -45,8 +52,32 @@ var errReported = errors.New("reported")
 
 func configError(err error) error { return &exitError{exitConfig, err} }
 
-// execute runs the command line and returns the exit status.
+// execute runs the command line and returns the exit status. A command that does not
+// heed the end of ctx is left behind where it stands: opening a named pipe, say, waits
+// until somebody writes it.
 func execute(ctx context.Context, args []string, sys system) int {
+	status, draining := make(chan int, 1), make(chan struct{})
+	sys.drains = sync.OnceFunc(func() { close(draining) })
+	go func() { status <- command(ctx, args, sys) }()
+	select {
+	case s := <-status:
+		return s
+	case <-draining:
+		return <-status
+	case <-ctx.Done():
+	}
+	select {
+	case s := <-status:
+		return s
+	case <-draining:
+		return <-status
+	case <-time.After(heedGrace):
+		return exitInterrupted
+	}
+}
+
+// command is execute without an end to its patience.
+func command(ctx context.Context, args []string, sys system) int {
 	root := rootCommand(sys)
 	started := markStart(root)
 	root.SetArgs(goStyle(args))
@@ -150,6 +181,7 @@ func exitCodesTopic() *cobra.Command {
        failed, as its report says
   2    the command line, the file or an environment variable is wrong; every
        problem is on standard error as file:line:column: message
-  130  a second signal ended run at once`,
+  130  a second signal ended run at once, or a signal ended a command that was
+       waiting for something else, such as a named pipe that nobody writes`,
 	}
 }

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,7 +101,7 @@ func run(ctx context.Context, sys system, flags *runFlags) error {
 	case err != nil:
 		return configError(err)
 	}
-	svc, err := newService(plan, func() (*router.Plan, flows.Diagnostics) { return flags.plan(sys, make(sources)) }, log)
+	svc, err := newService(plan, func() (*router.Plan, flows.Diagnostics) { return flags.planAgain(sys) }, log)
 	if err != nil {
 		return err
 	}
@@ -115,6 +116,7 @@ func run(ctx context.Context, sys system, flags *runFlags) error {
 		svc.reloads.hangups, stop = sys.hangups()
 		defer stop()
 	}
+	sys.drains()
 	begun := time.Now()
 	err = svc.run(ctx, feed, flags.drain)
 	svc.summary(sys.stdout, time.Since(begun))
@@ -123,12 +125,12 @@ func run(ctx context.Context, sys system, flags *runFlags) error {
 
 // watchFile watches the file that was loaded, which the built-in one is not.
 func (f *runFlags) watchFile(plan *router.Plan, log *slog.Logger) (*fileWatch, error) {
-	path := f.config
-	if path == "" {
-		path = defaultFile
-	}
+	path := cmp.Or(f.config, defaultFile)
 	if plan.File.Path != path {
 		return nil, configError(errNothingToWatch)
+	}
+	if readOnce(path) {
+		return nil, configError(fmt.Errorf("--watch: %s is not a regular file, and nothing tells when it changes", path))
 	}
 	return newFileWatch(path, plan, log)
 }

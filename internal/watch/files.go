@@ -2,7 +2,6 @@ package watch
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -26,9 +25,6 @@ const (
 	grace = time.Second
 	// lookEvery is how often the files are looked at when nothing happens.
 	lookEvery = 5 * time.Second
-	// maxSize bounds what is read of a file, in bytes. It is more than a flow file or a
-	// schema may have.
-	maxSize = 4 << 20
 	// maxLinks bounds the links that are followed from one path.
 	maxLinks = 16
 )
@@ -37,54 +33,57 @@ const (
 type Files struct {
 	log     *slog.Logger
 	events  *fsnotify.Watcher
-	follow  chan []string
-	paths   []string
-	folders map[string]bool // those that are watched
-	seen    map[string]content
+	follow  chan []File
+	folders map[string]bool   // those that are watched
+	seen    map[string]string // digests by path
+	digest  Digest
 }
 
-// content is what a file had; the zero value is that of one that cannot be read.
-type content struct {
-	there  bool
-	digest [sha256.Size]byte
+// Digest tells one content from another. It is never "".
+type Digest func(io.Reader) (string, error)
+
+// File is a file, and what whoever watches it has read there.
+type File struct {
+	Path string
+	// Digest is that of what was read; "" when it could not be read.
+	Digest string
 }
 
-// New begins to watch the files at paths, which need not exist. Run has to be called to
-// be told, and ends it. The error is that of the operating system, whose limits on
-// watching are low on some.
-func New(paths []string, log *slog.Logger) (*Files, error) {
+// New begins to watch files, which need not exist, and whose digests are those of digest.
+// Run has to be called to be told, and ends it. The error is that of the operating
+// system, whose limits on watching are low on some.
+func New(files []File, digest Digest, log *slog.Logger) (*Files, error) {
 	events, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("watch files: %w", err)
 	}
 	f := &Files{
-		log: log, events: events, follow: make(chan []string, 1),
-		folders: make(map[string]bool), seen: make(map[string]content),
+		log: log, events: events, follow: make(chan []File, 1), folders: make(map[string]bool), digest: digest,
 	}
-	f.setPaths(paths)
+	f.set(files)
 	return f, nil
 }
 
-// Follow makes the watched files those at paths. What is in new ones now is what they
-// are compared with. It does not wait, and is not to be called twice at once.
-func (f *Files) Follow(paths []string) {
+// Follow makes the watched files these. It does not wait, and is not to be called twice
+// at once.
+func (f *Files) Follow(files []File) {
 	select {
 	case <-f.follow: // not taken notice of yet
 	default:
 	}
-	f.follow <- slices.Clone(paths)
+	f.follow <- slices.Clone(files)
 }
 
 // Close ends what was never run. It may be called in any case.
 func (f *Files) Close() error { return f.events.Close() }
 
-// Run calls changed whenever a file has another content than the last time, is there
-// again or is gone, until ctx ends.
+// Run calls changed whenever a file has another content than was read there or was told
+// last, is there again or is gone, until ctx ends.
 func (f *Files) Run(ctx context.Context, changed func()) {
 	defer f.events.Close()
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
-	settle := time.NewTimer(lookEvery)
+	settle := time.NewTimer(quiet) // what was read may have changed since
 	defer settle.Stop()
 	var first time.Time // of the events that were not looked at yet
 	var gone time.Time  // when a file was first missed
@@ -92,8 +91,9 @@ func (f *Files) Run(ctx context.Context, changed func()) {
 		select {
 		case <-ctx.Done():
 			return
-		case paths := <-f.follow:
-			f.setPaths(paths)
+		case files := <-f.follow:
+			f.set(files)
+			settle.Reset(quiet)
 			continue
 		case _, ok := <-f.events.Events:
 			if !ok {
@@ -115,8 +115,8 @@ func (f *Files) Run(ctx context.Context, changed func()) {
 		}
 		first = time.Time{}
 		f.watchFolders()
-		now, missing := f.read()
-		if missing && f.misses(now) {
+		now := f.read()
+		if f.misses(now) {
 			if gone.IsZero() {
 				gone = time.Now()
 			}
@@ -135,53 +135,55 @@ func (f *Files) Run(ctx context.Context, changed func()) {
 }
 
 // misses reports whether a file that was there is not.
-func (f *Files) misses(now map[string]content) bool {
-	return slices.ContainsFunc(f.paths, func(p string) bool { return f.seen[p].there && !now[p].there })
-}
-
-func (f *Files) setPaths(paths []string) {
-	f.paths = slices.Clone(paths)
-	f.watchFolders()
-	now, _ := f.read()
-	for path := range now {
-		if before, known := f.seen[path]; known {
-			now[path] = before
+func (f *Files) misses(now map[string]string) bool {
+	for path, digest := range now {
+		if digest == "" && f.seen[path] != "" {
+			return true
 		}
 	}
-	f.seen = now
+	return false
 }
 
-// read looks at the files and reports whether any cannot be read.
-func (f *Files) read() (now map[string]content, missing bool) {
-	now = make(map[string]content, len(f.paths))
-	for _, path := range f.paths {
-		c, err := contentOf(path)
-		missing = missing || err != nil
-		now[path] = c
+func (f *Files) set(files []File) {
+	f.seen = make(map[string]string, len(files))
+	for _, file := range files {
+		f.seen[file.Path] = file.Digest
 	}
-	return now, missing
+	f.watchFolders()
 }
 
-func contentOf(path string) (content, error) {
+// read looks at the files.
+func (f *Files) read() map[string]string {
+	now := make(map[string]string, len(f.seen))
+	for path := range f.seen {
+		now[path] = f.digestOf(path)
+	}
+	return now
+}
+
+// digestOf is "" for what cannot be read, and for what can be read only once and may wait
+// for a writer for ever, such as a named pipe.
+func (f *Files) digestOf(path string) string {
+	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+		return ""
+	}
 	file, err := os.Open(path)
 	if err != nil {
-		return content{}, err
+		return ""
 	}
 	defer file.Close()
-	sum := sha256.New()
-	if _, err := io.Copy(sum, io.LimitReader(file, maxSize)); err != nil {
-		return content{}, err
+	digest, err := f.digest(file)
+	if err != nil {
+		return ""
 	}
-	c := content{there: true}
-	sum.Sum(c.digest[:0])
-	return c, nil
+	return digest
 }
 
 // watchFolders watches the folders in which something may happen to the files: that of
 // each path, and those of all that links lead to.
 func (f *Files) watchFolders() {
 	want := make(map[string]bool)
-	for _, path := range f.paths {
+	for path := range f.seen {
 		for range maxLinks {
 			if folder, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
 				want[folder] = true

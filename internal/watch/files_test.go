@@ -5,11 +5,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/mjdevaccount/pulseflow/flows"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -27,15 +31,19 @@ type watched struct {
 
 func run(t *testing.T, dir string, names ...string) *watched {
 	t.Helper()
-	w := &watched{t: t, dir: dir}
 	paths := make([]string, len(names))
 	for i, n := range names {
-		paths[i] = w.path(n)
+		paths[i] = filepath.Join(dir, n)
 	}
-	var err error
-	if w.files, err = New(paths, slog.New(slog.DiscardHandler)); err != nil {
+	files, err := New(asTheyAre(paths...), flows.Digest, slog.New(slog.DiscardHandler))
+	if err != nil {
 		t.Fatal(err)
 	}
+	return runFiles(t, dir, files)
+}
+
+func runFiles(t *testing.T, dir string, files *Files) *watched {
+	w := &watched{t: t, dir: dir, files: files}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -44,6 +52,15 @@ func run(t *testing.T, dir string, names ...string) *watched {
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return w
+}
+
+// asTheyAre are files that have just been read.
+func asTheyAre(paths ...string) []File {
+	files := make([]File, len(paths))
+	for i, path := range paths {
+		files[i] = File{Path: path, Digest: (&Files{digest: flows.Digest}).digestOf(path)}
+	}
+	return files
 }
 
 func (w *watched) path(name string) string { return filepath.Join(w.dir, name) }
@@ -161,14 +178,57 @@ func TestFollowOtherFiles(t *testing.T) {
 	write(t, filepath.Join(dir, "a"), "1")
 	write(t, filepath.Join(other, "b"), "1")
 	w := run(t, dir, "a")
-	w.files.Follow([]string{w.path("a"), filepath.Join(other, "b")})
+	w.files.Follow(asTheyAre(w.path("a"), filepath.Join(other, "b")))
 	w.expect(0)
 	write(t, filepath.Join(other, "b"), "2")
 	w.expect(1)
-	w.files.Follow([]string{w.path("a")})
+	w.files.Follow(asTheyAre(w.path("a")))
 	w.expect(1)
 	write(t, filepath.Join(other, "b"), "3")
 	w.expect(1)
+	write(t, w.path("a"), "2")
+	w.expect(2)
+}
+
+// What is written between reading a file and watching it is told too.
+func TestAnEditBeforeWatching(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	write(t, a, "1")
+	read := asTheyAre(a)
+	write(t, a, "2")
+	files, err := New(read, flows.Digest, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := runFiles(t, dir, files)
+	w.expect(1)
+	write(t, b, "1")
+	read = asTheyAre(a, b)
+	write(t, b, "2")
+	files.Follow(read)
+	w.expect(2)
+	// Too large to be used, and no reason to tell of it again and again.
+	write(t, b, strings.Repeat("x", 3<<20))
+	w.expect(3)
+	files.Follow(asTheyAre(a, b))
+	w.expect(3)
+}
+
+// A file in whose place something else has come is one that is gone, and waits for nobody.
+func TestNoFileAnyMore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "a"), "1")
+	w := run(t, dir, "a")
+	must(t, os.Remove(w.path("a")))
+	must(t, syscall.Mkfifo(w.path("a"), 0o600))
+	w.expect(1)
+	must(t, os.Remove(w.path("a")))
+	must(t, os.Mkdir(w.path("a"), 0o700))
+	w.expect(1)
+	must(t, os.Remove(w.path("a")))
 	write(t, w.path("a"), "2")
 	w.expect(2)
 }
