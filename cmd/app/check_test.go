@@ -253,10 +253,35 @@ func TestWarningsAreSilencedAndDenied(t *testing.T) {
 	}
 }
 
+func TestCommentsThatAllowNothing(t *testing.T) {
+	for comment, want := range map[string]string{
+		"# pulseflow: allow policy-ordr":                             `:2:35: warning: comment: allow policy-ordr: no warning has this code (did you mean "policy-order"?); codes: `,
+		"# pulseflow: allow policy-order, Flow-Loop: as it is meant": `:2:49: warning: comment: allow Flow-Loop: no warning has this code (did you mean "flow-loop"?); codes: `,
+		"# pulseflow: allow":                                         ":2:16: warning: comment: allow names no code; codes: ",
+		"# pulseflow: allow all":                                     ":2:35: warning: comment: allow all: no warning has this code; codes: ",
+		"# pulseflow: allow policy-order , flow-loop. Both":          "",
+		"# pulseflow: allowed":                                       "",
+		"#pulseflow:allow policy-order":                              "",
+	} {
+		t.Run(comment, func(t *testing.T) {
+			text := strings.Replace(minimal, "providers:", "providers: {}  "+comment, 1)
+			text = strings.Replace(text, "  ibkr: {rate: 60}\n", "", 1)
+			status, _, errs := invoke(t, nil, "", "check", writeFile(t, text))
+			if status != exitOK || (errs != "") != (want != "") || !strings.Contains(errs, want) {
+				t.Errorf("status %d\n%s\nwant %s", status, errs, want)
+			}
+			if status, _, _ := invoke(t, nil, "", "check", "--deny", "allow-unknown", writeFile(t, text)); (status == exitConfig) != (want != "") {
+				t.Errorf("denied: status %d", status)
+			}
+		})
+	}
+}
+
 func TestEveryWarningCode(t *testing.T) {
 	redis := "bus: {backend: redis}\n"
 	for code, text := range map[string]string{
 		"policy-order":    upsideDown,
+		"allow-unknown":   minimal + "# pulseflow: allow everything\n",
 		"registry-unused": minimal + "registry: {enabled: true}\n",
 		"dedupe-after-effect": strings.Replace(minimal, "      - dedupe",
 			"      - handle: {with: feedback}\n      - rate-apply\n      - dedupe", 1),
@@ -285,8 +310,8 @@ flows:
 			t.Errorf("%s: status %d\n%s", code, status, errs)
 		}
 	}
-	if n := len(warnings()); n != 9 {
-		t.Errorf("%d codes, and a test for 9", n)
+	if n := len(warnings()); n != 10 {
+		t.Errorf("%d codes, and a test for 10", n)
 	}
 	t.Chdir(filepath.Join("..", ".."))
 	for _, backend := range []string{"inmem", "redis"} {

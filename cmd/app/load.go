@@ -62,6 +62,8 @@ func (f *fileFlags) load(sys system) (*router.Plan, error) {
 func (f *fileFlags) plan(sys system, src sources) (*router.Plan, flows.Diagnostics) {
 	file, d := f.read(sys)
 	plan := f.examine(file, sys.stages, &d)
+	warnAllowed(file.Path, src, &d)
+	d.Sort()
 	return plan, silence(d, src)
 }
 

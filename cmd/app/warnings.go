@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/router"
@@ -22,6 +23,10 @@ const (
 	codeFlowUnfed         = "flow-unfed"
 	codeDeadLettersUnread = "dead-letters-unread"
 )
+
+// codeAllowUnknown is the code of the warning that a comment allows what no warning is
+// called.
+const codeAllowUnknown = "allow-unknown"
 
 // denyAll makes every warning an error.
 const denyAll = "all"
@@ -40,6 +45,7 @@ func warnings() []warning {
 		{codeFlowUnfed, "in memory and without a listener, nothing feeds the flow's stream"},
 		{codeDeadLettersUnread, "in memory and without a listener, nobody can read the flow's dead letters"},
 		{codeRetryLongerThanIdle, "on Redis, the waits of a flow's retries can exceed bus.redis.max_idle"},
+		{codeAllowUnknown, "a comment allows a code that no warning has"},
 		{codeRatesNotShared, "on Redis, rates.share is off, so the processes of a group come to different rates"},
 	}
 }
@@ -55,10 +61,7 @@ func deny(d flows.Diagnostics, codes []string) {
 
 // validCodes refuses a code that no warning has: a slip would deny nothing.
 func validCodes(codes []string) error {
-	known := []string{denyAll}
-	for _, w := range warnings() {
-		known = append(known, w.code)
-	}
+	known := append([]string{denyAll}, warningCodes()...)
 	for _, code := range codes {
 		if slices.Contains(known, code) {
 			continue
@@ -69,7 +72,19 @@ func validCodes(codes []string) error {
 	return nil
 }
 
+func warningCodes() []string {
+	var codes []string
+	for _, w := range warnings() {
+		codes = append(codes, w.code)
+	}
+	return codes
+}
+
 var (
+	// anyAllowComment finds a comment that is meant to allow something, and its list.
+	anyAllowComment = regexp.MustCompile(`(?:^|\s)#\s*pulseflow:\s*allow(?:\s*$|\s+([^\s,]+(?:\s*,\s*[^\s,]+)*))`)
+	allowedItem     = regexp.MustCompile(`[^\s,:;.]+`)
+
 	allowComment = regexp.MustCompile(`(?:^|\s)#\s*pulseflow:\s*allow\s+([a-z][a-z-]*(?:\s*,\s*[a-z][a-z-]*)*)`)
 	codeInList   = regexp.MustCompile(`[a-z][a-z-]*`)
 )
@@ -80,6 +95,37 @@ func silence(d flows.Diagnostics, src sources) flows.Diagnostics {
 	return slices.DeleteFunc(d, func(x flows.Diagnostic) bool {
 		return x.Severity == flows.Warning && src.allows(x)
 	})
+}
+
+// warnAllowed warns of the comments of a file that allow nothing: of a slip nobody would
+// know until the warning is back.
+func warnAllowed(path string, src sources, d *flows.Diagnostics) {
+	known := warningCodes()
+	for n := 1; ; n++ {
+		text, ok := src.line(path, n)
+		if !ok {
+			return
+		}
+		m := anyAllowComment.FindStringSubmatchIndex(text)
+		if m == nil {
+			continue
+		}
+		at := func(offset int) flows.Position {
+			return flows.Position{File: path, Line: n, Column: utf8.RuneCountInString(text[:offset]) + 1}
+		}
+		if m[2] < 0 {
+			d.Warnf(at(strings.LastIndexByte(text[:m[1]], '#')), codeAllowUnknown,
+				"comment: allow names no code; codes: %s", strings.Join(known, ", "))
+			continue
+		}
+		for _, item := range allowedItem.FindAllStringIndex(text[m[2]:m[3]], -1) {
+			code := text[m[2]+item[0] : m[2]+item[1]]
+			if !slices.Contains(known, code) {
+				d.Warnf(at(m[2]+item[0]), codeAllowUnknown, "comment: allow %s: no warning has this code%s; codes: %s",
+					code, flows.DidYouMean(code, known), strings.Join(known, ", "))
+			}
+		}
+	}
 }
 
 func (s sources) allows(d flows.Diagnostic) bool {
