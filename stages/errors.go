@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+
+	"github.com/mjdevaccount/pulseflow/event"
 )
 
 // Error kinds a dead letter carries in its error_kind field. An error that names
@@ -18,6 +20,15 @@ const (
 	KindExpression = "expression"
 	KindTimeout    = "timeout"
 )
+
+// ErrorKinds lists the kinds that there are without stages of one's own, as docs/delivery.md
+// does: those of this package and of package event.
+func ErrorKinds() []string {
+	return []string{
+		event.KindDecode, event.KindSize, event.KindNoData, KindSchema, KindHash, KindSkew, event.KindDeliveries,
+		KindExpression, KindTimeout, KindPanic, KindError,
+	}
+}
 
 // kinder is an error that says which of the bounded error kinds it is.
 type kinder interface{ Kind() string }

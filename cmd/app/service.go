@@ -79,7 +79,7 @@ func newService(plan *router.Plan, load loadPlan, log *slog.Logger) (s *service,
 	deps := router.Deps{
 		Observer: watch, Logger: log, Rates: s.rates,
 		Limiters: adjust.NewLimiter,
-		Observe:  func(flow, topic string) router.FlowObserver { return watch.Flow(flow, topic) },
+		Observe:  func(flow, topic string) router.FlowObserver { return watch.Flow(flow, topic, stages.ErrorKinds()...) },
 	}
 	if err := telemetry.RegisterRates(s.metrics, s.rates.Gauges); err != nil {
 		return s, fmt.Errorf("metrics: %w", err)

@@ -88,9 +88,10 @@ func (m *Metrics) Published(topic, track, outcome string) {
 // RateStale counts an adjustment older than what its coordinator last said.
 func (m *Metrics) RateStale(provider string) { m.stale.WithLabelValues(provider).Inc() }
 
-// Flow returns the metrics of one flow over topic. Its counters exist from the
-// start, at zero, so that a rate over them has a first sample.
-func (m *Metrics) Flow(flow, topic string) *FlowMetrics {
+// Flow returns the metrics of one flow over topic, whose dead letters are of these kinds
+// as a rule. Its counters exist from the start, at zero, so that a rate over them has a
+// first sample: an alert on an increase would miss the first dead letter else.
+func (m *Metrics) Flow(flow, topic string, kinds ...string) *FlowMetrics {
 	f := &FlowMetrics{
 		metrics: m, flow: flow,
 		lag:        m.lag.WithLabelValues(topic),
@@ -101,6 +102,9 @@ func (m *Metrics) Flow(flow, topic string) *FlowMetrics {
 		for o, outcome := range outcomes {
 			f.consumed[t][o] = m.consumed.WithLabelValues(topic, track, outcome)
 		}
+	}
+	for _, kind := range kinds {
+		m.deadLetters.WithLabelValues(flow, kind)
 	}
 	return f
 }

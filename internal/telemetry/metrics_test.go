@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"gopkg.in/yaml.v3"
 )
 
 func TestFlowCounters(t *testing.T) {
@@ -108,30 +109,9 @@ func TestDocumentedMetrics(t *testing.T) {
 			}
 		}
 	}
-	reg := prometheus.NewRegistry()
-	if _, err := New(reg); err != nil {
-		t.Fatal(err)
-	}
-	if err := RegisterRates(reg, func() []ProviderState { return nil }); err != nil {
-		t.Fatal(err)
-	}
-	if err := RegisterLevelsKept(reg, func() bool { return true }); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := NewStreams(reg); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := NewReloads(reg); err != nil {
-		t.Fatal(err)
-	}
-	descs := make(chan *prometheus.Desc)
-	go func() {
-		defer close(descs)
-		reg.Describe(descs)
-	}()
 	registered := make(map[string]bool)
-	for d := range descs {
-		registered[regexp.MustCompile(`fqName: "([^"]+)"`).FindStringSubmatch(d.String())[1]] = true
+	for name := range registeredMetrics(t) {
+		registered[name] = true
 	}
 	if diff := cmp.Diff(registered, documented); diff != "" {
 		t.Errorf("docs/metrics.md (-registered +documented):\n%s", diff)
@@ -245,5 +225,105 @@ func TestNewLogger(t *testing.T) {
 		if _, err := NewLogger(&b, bad[0], bad[1]); err == nil {
 			t.Errorf("level %q, format %q were accepted", bad[0], bad[1])
 		}
+	}
+}
+
+// The first dead letter is an increase only where there was a zero.
+func TestDeadLettersBeginAtZero(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m, err := New(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Flow("a", "a", "schema", "decode").DeadLettered("decode")
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(`
+# HELP pulseflow_dead_letters_total Events written to the dead letters, by kind of error.
+# TYPE pulseflow_dead_letters_total counter
+pulseflow_dead_letters_total{flow="a",kind="decode"} 1
+pulseflow_dead_letters_total{flow="a",kind="schema"} 0
+`), "pulseflow_dead_letters_total"); err != nil {
+		t.Error(err)
+	}
+}
+
+// registeredMetrics are the labels of every metric, by name.
+func registeredMetrics(t *testing.T) map[string][]string {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	if _, err := New(reg); err != nil {
+		t.Fatal(err)
+	}
+	if err := RegisterRates(reg, func() []ProviderState { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := RegisterLevelsKept(reg, func() bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewStreams(reg); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewReloads(reg); err != nil {
+		t.Fatal(err)
+	}
+	descs := make(chan *prometheus.Desc)
+	go func() {
+		defer close(descs)
+		reg.Describe(descs)
+	}()
+	registered := make(map[string][]string)
+	parts := regexp.MustCompile(`fqName: "([^"]+)".*variableLabels: \{([^}]*)\}`)
+	for d := range descs {
+		m := parts.FindStringSubmatch(d.String())
+		registered[m[1]] = strings.Split(m[2], ",")
+	}
+	return registered
+}
+
+// The rules of deploy/ speak of metrics that there are, by labels that they have.
+func TestAlertingRules(t *testing.T) {
+	src, err := os.ReadFile(filepath.Join("..", "..", "deploy", "alerts.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Groups []struct {
+			Rules []struct {
+				Alert, Expr         string
+				Labels, Annotations map[string]string
+			}
+		}
+	}
+	if err := yaml.Unmarshal(src, &file); err != nil {
+		t.Fatal(err)
+	}
+	labels := registeredMetrics(t)
+	name := regexp.MustCompile(`\b(?:pulse|pulseflow|pipeline|feedback|schema)_\w+`)
+	told := regexp.MustCompile(`\$labels\.(\w+)`)
+	seen := 0
+	for _, g := range file.Groups {
+		for _, r := range g.Rules {
+			seen++
+			if r.Alert == "" || r.Labels["severity"] == "" || r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
+				t.Errorf("%+v lacks something", r)
+			}
+			have := map[string]bool{"instance": true, "job": true}
+			for _, metric := range name.FindAllString(r.Expr, -1) {
+				own, ok := labels[metric]
+				if !ok {
+					t.Errorf("%s: there is no metric %s", r.Alert, metric)
+				}
+				for _, l := range own {
+					have[l] = true
+				}
+			}
+			for _, m := range told.FindAllStringSubmatch(r.Annotations["summary"]+r.Annotations["description"], -1) {
+				if !have[m[1]] {
+					t.Errorf("%s: no metric of it has a label %s", r.Alert, m[1])
+				}
+			}
+		}
+	}
+	if seen < 10 {
+		t.Errorf("%d rules found", seen)
 	}
 }
