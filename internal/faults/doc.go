@@ -7,5 +7,6 @@
 // writes the number of an entry there at the moment it is applied, so that an
 // acknowledgement which came before the work would be found out.
 //
-// Another fault is another test in faults_test.go.
+// Another fault is another test in faults_test.go, and another row in random_test.go, which
+// hurts several consumers and their server in any order.
 package faults
