@@ -83,6 +83,9 @@ func (k *keep) restore() {
 }
 
 func (k *keep) read() (levels map[string][]rate.Record, bad int, err error) {
+	if err := regular(k.path); err != nil {
+		return nil, 0, err
+	}
 	f, err := os.Open(k.path)
 	if err != nil {
 		return nil, 0, err
@@ -96,6 +99,19 @@ func (k *keep) read() (levels map[string][]rate.Record, bad int, err error) {
 		return nil, 0, fmt.Errorf("larger than %d MiB", maxKept>>20)
 	}
 	return decodeKept(data)
+}
+
+// regular refuses what is there and is no regular file: reading a pipe may wait for ever,
+// and a device is nothing to replace.
+func regular(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return errors.New("not a regular file")
+	}
+	return nil
 }
 
 // decodeKept reads the content of a file. bad counts the records that are none.
@@ -198,6 +214,9 @@ func (k *keep) save() error {
 		}
 	}
 	data, err := encodeKept(levels)
+	if there := regular(k.path); there != nil && !errors.Is(there, fs.ErrNotExist) {
+		err = firstOf(err, there)
+	}
 	if err == nil {
 		err = replaceFile(k.path, data)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -115,6 +116,34 @@ func TestFileThatCannotBeWritten(t *testing.T) {
 	}
 	if err := a.Close(context.Background()); err != nil {
 		t.Error(err)
+	}
+}
+
+// A pipe is neither waited for nor replaced.
+func TestFileThatIsAPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "rates.json")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	released := time.AfterFunc(10*time.Second, func() {
+		t.Error("somebody waits for the pipe")
+		if f, err := os.OpenFile(path, os.O_RDWR, 0); err == nil {
+			_ = f.Close()
+		}
+	})
+	defer released.Stop()
+	a, log := keeping(t, path)
+	if !strings.Contains(log.String(), "not a regular file") {
+		t.Errorf("log %s", log)
+	}
+	a.Start()
+	mustApply(t, a, "a", event.LevelHard, time.Now())
+	eventually(t, "a fault", func() bool { reason, _ := a.Fault(); return strings.Contains(reason, "not a regular file") })
+	if err := a.Close(context.Background()); err == nil {
+		t.Error("the levels were not kept, and closing did not say so")
+	}
+	if info, err := os.Lstat(path); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
+		t.Errorf("the pipe is gone: %v, %v", info, err)
 	}
 }
 
