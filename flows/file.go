@@ -34,8 +34,12 @@ type File struct {
 	// are replaced in them.
 	Tests *Node
 
-	root *Node // nil when nothing could be read
+	root *Node  // nil when nothing could be read
+	text []byte // what was read
 }
+
+// Text returns the text that the file was read from, as it was. It is not to be changed.
+func (f *File) Text() []byte { return f.text }
 
 // DefaultBus is the name of the bus that flows are on which name none: that of the key bus.
 const DefaultBus = "default"

@@ -52,6 +52,9 @@ func Digest(r io.Reader) (string, error) {
 // read stops just past the limit, so that a wrong path to something huge costs nothing.
 func read(path string) ([]byte, error) {
 	file, err := os.Open(path)
+	if path == "-" && errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot be read: %w: standard input is /dev/stdin", withoutPath(err))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot be read: %w", withoutPath(err))
 	}
@@ -79,7 +82,7 @@ func withoutPath(err error) error {
 // holds what could be made out, which allows further checks in the same run, and must not be run.
 func Parse(name string, src []byte, env func(string) (string, bool)) (*File, Diagnostics) {
 	var diags Diagnostics
-	f := &File{Path: name}
+	f := &File{Path: name, text: src}
 	if t, document := newTree(name, src, env, "version and flows", &diags); document != nil {
 		if root := t.build(document, 1); !t.full {
 			f.decode(t, root)

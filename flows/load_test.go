@@ -287,6 +287,27 @@ func TestPositionsAfterLineEndsAndWideCharacters(t *testing.T) {
 	}
 }
 
+// Keys that are repeated in what a merge brings in are as much a mistake as any.
+func TestRepeatedKeysOfMerges(t *testing.T) {
+	for src, want := range map[string]string{
+		"bus: {<<: {namespace: a, namespace: b}}":             "1:26 duplicate namespace",
+		"bus: {<<: [{namespace: a, namespace: b}], lanes: 2}": "1:27 duplicate namespace",
+		"bus: {<<: [{namespace: a}, {namespace: b}]}":         "",
+		"bus: {<<: {namespace: a}, namespace: b}":             "",
+	} {
+		_, diags := flows.Parse("", []byte(src+"\n"+minimal), nil)
+		var got []string
+		for _, d := range diags {
+			if strings.Contains(d.Message, `duplicate key "namespace"`) {
+				got = append(got, d.Pos.String()+" duplicate namespace")
+			}
+		}
+		if diff := cmp.Diff(want, strings.Join(got, ", ")); diff != "" || want == "" && len(diags) > 0 {
+			t.Errorf("%s: %v\n(-want +got):\n%s", src, diags, diff)
+		}
+	}
+}
+
 func TestOrderAndNames(t *testing.T) {
 	f := parse(t, `version: 1
 providers:

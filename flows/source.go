@@ -367,7 +367,9 @@ func (t *tree) mapping(n *Node, y *yaml.Node, depth int) {
 			if mergeKeys++; mergeKeys > 1 {
 				t.refuse(k, `"<<" may be given only once in a mapping: list the mappings as in <<: [*a, *b]`)
 			}
-			merges = append(merges, t.merge(t.child(n, v, depth))...)
+			merged := t.child(n, v, depth)
+			t.mergedTwice(v, merged)
+			merges = append(merges, t.merge(merged)...)
 			continue
 		}
 		key := t.key(n, k)
@@ -408,6 +410,21 @@ func (t *tree) merge(n *Node) []*Node {
 		}
 	}
 	return mappings
+}
+
+// mergedTwice reports repeated keys of the mappings that stand under a merge key themselves. One that an alias stands
+// for is looked at in its own place.
+func (t *tree) mergedTwice(y *yaml.Node, n *Node) {
+	switch {
+	case y.Kind == yaml.MappingNode && n.shape == mappingNode:
+		decoding{diags: t.diags}.repeated(n.pairs, "key")
+	case y.Kind == yaml.SequenceNode && n.shape == listNode:
+		for i, item := range n.items {
+			if y.Content[i].Kind == yaml.MappingNode {
+				t.mergedTwice(y.Content[i], item)
+			}
+		}
+	}
 }
 
 // key builds a mapping's key. Variables in it are left alone: only the free names of a map may have them.

@@ -41,7 +41,11 @@ func Read(name string, r io.Reader) ([]Entry, error) {
 	}
 	for lines.Scan() {
 		n++
-		text := bytes.TrimSpace(lines.Bytes())
+		line := lines.Bytes()
+		if n == 1 {
+			line = bytes.TrimPrefix(line, []byte("\uFEFF")) // a byte order mark, as editors write it
+		}
+		text := bytes.TrimSpace(line)
 		if len(text) == 0 {
 			continue
 		}
@@ -54,6 +58,9 @@ func Read(name string, r io.Reader) ([]Entry, error) {
 	}
 	if err := lines.Err(); err != nil {
 		n++
+		if errors.Is(err, bufio.ErrTooLong) {
+			err = fmt.Errorf("the line is longer than %d KiB, and no entry is", MaxLine>>10)
+		}
 		return nil, failed(err)
 	}
 	return list, nil
