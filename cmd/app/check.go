@@ -61,6 +61,8 @@ Warnings do not fail the check, unless --deny names their code:
 ` + warningList() + `
 A comment in the file silences one, at the end of the line or in the lines above:
   # pulseflow: allow policy-order
+Several have commas between them; a reason may follow a colon. A code that there is
+not is warned of too (allow-unknown), since a slip silences nothing.
 
 Exit status: 0 every file is right (warnings may have been printed), 2 one is not.`,
 		Example: "  pulseflow check\n  pulseflow check deploy/flows.yaml\n  MD_NAMESPACE=prod pulseflow check\n" +
@@ -163,7 +165,7 @@ func (f *checkFlags) report(
 			summarize(sys.stdout, plan)
 		}
 		for _, s := range suites {
-			fmt.Fprintf(sys.stdout, "%s: ok: %s\n", s.Path, tests(len(s.Tests)))
+			fmt.Fprintf(sys.stdout, "%s: ok: %s\n", harmless(s.Path), tests(len(s.Tests)))
 		}
 	}
 }
@@ -172,10 +174,10 @@ func (f *checkFlags) report(
 func summarize(w io.Writer, plan *router.Plan) {
 	active := slices.DeleteFunc(slices.Clone(plan.Flows), func(p router.FlowPlan) bool { return p.Disabled != "" })
 	fmt.Fprintf(w, "%s: ok: %d of %d flows run, on %s\n",
-		plan.File.Path, len(active), len(plan.Flows), describeBuses(plan.File))
+		harmless(plan.File.Path), len(active), len(plan.Flows), describeBuses(plan.File))
 	for _, p := range plan.Flows {
 		if p.Disabled != "" {
-			fmt.Fprintf(w, "%s: %s\n", plan.File.Path, p.Disabled)
+			fmt.Fprintf(w, "%s: %s\n", harmless(plan.File.Path), p.Disabled)
 		}
 	}
 }

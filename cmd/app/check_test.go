@@ -253,27 +253,83 @@ func TestWarningsAreSilencedAndDenied(t *testing.T) {
 	}
 }
 
-func TestCommentsThatAllowNothing(t *testing.T) {
-	for comment, want := range map[string]string{
-		"# pulseflow: allow policy-ordr":                             `:2:35: warning: comment: allow policy-ordr: no warning has this code (did you mean "policy-order"?); codes: `,
-		"# pulseflow: allow policy-order, Flow-Loop: as it is meant": `:2:49: warning: comment: allow Flow-Loop: no warning has this code (did you mean "flow-loop"?); codes: `,
-		"# pulseflow: allow":                                         ":2:16: warning: comment: allow names no code; codes: ",
-		"# pulseflow: allow all":                                     ":2:35: warning: comment: allow all: no warning has this code; codes: ",
-		"# pulseflow: allow policy-order , flow-loop. Both":          "",
-		"# pulseflow: allowed":                                       "",
-		"#pulseflow:allow policy-order":                              "",
+// A comment that is to silence a warning and has a slip in it is told of, at the slip.
+func TestAllowCommentsWithSlips(t *testing.T) {
+	const known = "dedupe-after-effect, policy-order"
+	for name, tt := range map[string]struct {
+		comment string
+		want    []string // columns and what is said
+	}{
+		"right":                {"# pulseflow: allow policy-order, flow-loop: as it should", nil},
+		"no comment of ours":   {"# pulseflow: the router; see pulseflow check", nil},
+		"prose":                {"# pulseflow allows flow loops", nil},
+		"a slip":               {"# pulseflow: allow policy-oder", []string{`40: warning: allow "policy-oder" silences nothing: no warning has this code (did you mean "policy-order"?) [allow`}},
+		"in capitals":          {"# pulseflow: allow Policy-Order", []string{`40: warning: allow "Policy-Order" silences nothing: no warning has this code (did you mean "policy-order"?)`}},
+		"underscores":          {"# pulseflow: allow policy_order", []string{`40: warning: allow "policy_order" silences nothing: no warning has this code (did you mean "policy-order"?)`}},
+		"nothing like it":      {"# pulseflow: allow xyz", []string{`40: warning: allow "xyz" silences nothing: no warning has this code; codes: ` + known}},
+		"all":                  {"# pulseflow: allow all", []string{`40: warning: allow "all" silences nothing: no warning has this code; codes: `}},
+		"two, of which one is": {"# é pulseflow: no\n# pulseflow: allow flow-loop, flow-unfeed", []string{`31: warning: allow "flow-unfeed" silences nothing: no warning has this code (did you mean "flow-unfed"?)`}},
+		"behind other text":    {"# é # pulseflow: allow xyz", []string{`44: warning: allow "xyz" silences nothing`}},
+		"both":                 {"# pulseflow: allow a, b : why", []string{`40: warning: allow "a"`, `43: warning: allow "b"`}},
+		"no comma":             {"# pulseflow: allow policy-order flow-loop", []string{`53: warning: allow "flow-loop" silences nothing: it lacks the comma before it`}},
+		"no code":              {"# pulseflow: allow", []string{`21: warning: this comment silences nothing: write # pulseflow: allow CODE, where CODE is one of ` + known}},
+		"a colon too many":     {"# pulseflow: allow: policy-order", []string{`21: warning: this comment silences nothing: write # pulseflow: allow CODE, where CODE is one of ` + known}},
+		"another word":         {"# pulseflow: alow policy-order", []string{`21: warning: this comment silences nothing: it must begin with "# pulseflow: allow "`}},
+		"no colon":             {"# Pulseflow allow policy-order", []string{`21: warning: this comment silences nothing: it must begin with "# pulseflow: allow "`}},
+		"silenced":             {"# pulseflow: allow allow-unknown, of-another-version", nil},
+		"control characters":   {"# pulseflow: allow \u202e", []string{`40: warning: allow "\u202e"`}},
 	} {
-		t.Run(comment, func(t *testing.T) {
-			text := strings.Replace(minimal, "providers:", "providers: {}  "+comment, 1)
-			text = strings.Replace(text, "  ibkr: {rate: 60}\n", "", 1)
-			status, _, errs := invoke(t, nil, "", "check", writeFile(t, text))
-			if status != exitOK || (errs != "") != (want != "") || !strings.Contains(errs, want) {
-				t.Errorf("status %d\n%s\nwant %s", status, errs, want)
-			}
-			if status, _, _ := invoke(t, nil, "", "check", "--deny", "allow-unknown", writeFile(t, text)); (status == exitConfig) != (want != "") {
-				t.Errorf("denied: status %d", status)
+		t.Run(name, func(t *testing.T) {
+			text := minimal + "    enabled: true   " + tt.comment + "\n"
+			for _, end := range []string{"\n", "\r\n"} {
+				path := writeFile(t, strings.ReplaceAll(text, "\n", end))
+				status, _, errs := invoke(t, nil, "", "check", path)
+				if status != exitOK || strings.Count(errs, "[allow-unknown]\n") != len(tt.want) || strings.Count(errs, "\n") != len(tt.want) {
+					t.Errorf("status %d\n%s", status, errs)
+				}
+				for _, want := range tt.want {
+					if !strings.Contains(errs, ":"+want) {
+						t.Errorf("lacks %s:\n%s", want, errs)
+					}
+				}
+				status, _, _ = invoke(t, nil, "", "check", "--deny", "allow-unknown", path)
+				if want := map[bool]int{true: exitConfig, false: exitOK}[len(tt.want) > 0]; status != want {
+					t.Errorf("denied: status %d, want %d", status, want)
+				}
 			}
 		})
+	}
+
+	path := writeFile(t, minimal+"# pulseflow: allow policy-oder\n")
+	_, out, _ := invoke(t, nil, "", "check", "--format=json", path)
+	if d := decode[jsonDiagnostic](t, out); d.Line != 10 || d.Column != 20 || d.Severity != "warning" || d.Code != "allow-unknown" {
+		t.Errorf("JSON: %s", out)
+	}
+	_, out, _ = invoke(t, nil, "", "check", "--format=github", path)
+	if !strings.HasPrefix(out, "::warning file=") || !strings.Contains(out, ",line=10,col=20,title=allow-unknown::") {
+		t.Errorf("GitHub: %s", out)
+	}
+	// Wherever the comment silences, its slips are told.
+	for _, args := range [][]string{{"graph", path}, {"config", "--config", path}, {"run", "--drain", "--listen=off", "--config", path}} {
+		if status, _, errs := invoke(t, nil, "", args...); status != exitOK || !strings.Contains(errs, ":10:20: warning: ") {
+			t.Errorf("%s: status %d\n%s", args[0], status, errs)
+		}
+	}
+	if _, _, errs := invoke(t, nil, "", "check", writeFile(t, minimal+strings.Repeat("# pulseflow: allow x\n", 40_000))); strings.Count(errs, "\n") != 20 {
+		t.Errorf("%d warnings of many comments", strings.Count(errs, "\n"))
+	}
+}
+
+// A file that comes through a pipe is silenced by its comments too.
+func TestCommentsOfAPipeSilence(t *testing.T) {
+	pipe := mkfifo(t, "flows.yaml")
+	fed := make(chan error, 1)
+	go func() {
+		fed <- os.WriteFile(pipe, []byte(strings.TrimSuffix(upsideDown, "\n")+" # pulseflow: allow policy-order\n"), 0o600)
+	}()
+	status, _, errs := invoke(t, nil, "", "check", "--deny=all", pipe)
+	if err := <-fed; err != nil || status != exitOK || errs != "" {
+		t.Errorf("status %d, %v\n%s", status, err, errs)
 	}
 }
 
@@ -281,7 +337,6 @@ func TestEveryWarningCode(t *testing.T) {
 	redis := "bus: {backend: redis}\n"
 	for code, text := range map[string]string{
 		"policy-order":    upsideDown,
-		"allow-unknown":   minimal + "# pulseflow: allow everything\n",
 		"registry-unused": minimal + "registry: {enabled: true}\n",
 		"dedupe-after-effect": strings.Replace(minimal, "      - dedupe",
 			"      - handle: {with: feedback}\n      - rate-apply\n      - dedupe", 1),
@@ -302,6 +357,7 @@ flows:
 		"dead-letters-unread": strings.Replace(minimal, "flows:", "admin: {listen: off}\nflows:", 1) +
 			"    dead_letter: {stream: more}\n" +
 			"  more: {from: {stream: more}, stages: [dedupe], to: {stream: telemetry.feedback}}\n",
+		"allow-unknown":          minimal + "# pulseflow: allow policy-oder\n",
 		"retry-longer-than-idle": minimal + "    retry: {max: 10, max_interval: 20s, multiplier: 10}\n" + redis,
 		"rates-not-shared":       minimal + redis + "rates: {share: false}\n",
 	} {

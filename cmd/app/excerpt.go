@@ -36,6 +36,18 @@ func (s sources) line(file string, n int) (string, bool) {
 	return lines[n-1], true
 }
 
+// keep remembers the text of a file that was loaded, which one cannot read again from a
+// pipe.
+func (s sources) keep(file *flows.File) { s[file.Path] = linesOf(file.Text()) }
+
+// linesOf are the lines of a text that is worth showing.
+func linesOf(src []byte) []string {
+	if len(src) > maxSource || !utf8.Valid(src) {
+		return nil
+	}
+	return splitLines(src)
+}
+
 // readLines looks at regular files only: reading a pipe again would wait for ever.
 func readLines(file string) []string {
 	if builtIn, _ := flows.BuiltIn(nil); file == builtIn.Path {
@@ -46,10 +58,10 @@ func readLines(file string) []string {
 		return nil
 	}
 	src, err := os.ReadFile(file)
-	if err != nil || !utf8.Valid(src) {
+	if err != nil {
 		return nil
 	}
-	return splitLines(src)
+	return linesOf(src)
 }
 
 func splitLines(src []byte) []string {
@@ -116,8 +128,9 @@ func (s style) print(w io.Writer, d flows.Diagnostic, src sources) {
 	place, rest := d.Pos.String(), d.String()
 	if place != "" {
 		rest = strings.TrimPrefix(rest, place+": ")
-		place = s.paint(place+":", bold) + " "
+		place = s.paint(harmless(place)+":", bold) + " "
 	}
+	rest = harmless(rest)
 	if word, after, ok := strings.Cut(rest, "warning: "); ok && word == "" && d.Severity == flows.Warning {
 		rest = s.paint("warning:", yellow) + " " + after
 	}
@@ -127,7 +140,7 @@ func (s style) print(w io.Writer, d flows.Diagnostic, src sources) {
 	}
 	s.quote(w, d.Pos, colour, src)
 	for _, r := range d.Related {
-		fmt.Fprintf(w, "  %s %s: %s\n", s.paint("note:", blue), r.Pos, r.Message)
+		fmt.Fprintf(w, "  %s %s: %s\n", s.paint("note:", blue), harmless(r.Pos.String()), harmless(r.Message))
 		s.quote(w, r.Pos, blue, src)
 	}
 }

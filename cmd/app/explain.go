@@ -52,7 +52,7 @@ run to its end; 2 the file, the event or the command line is wrong.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error { return flags.run(cmd.Context(), sys, args[0], args[1]) },
 	}
-	cmd.Flags().StringVarP(&flags.config, "config", "c", "",
+	cmd.Flags().VarP(fileName{&flags.config}, "config", "c",
 		"flows file; default "+defaultFile+" in this directory, else the built-in flow")
 	cmd.Flags().StringVar(&flags.format, "format", formatText, "text or json")
 	cmd.Flags().StringVar(&flags.at, "at", "", "the `TIME` it is meanwhile, in RFC 3339; default is now")
@@ -79,7 +79,7 @@ func (f *explainFlags) run(ctx context.Context, sys system, flow, path string) e
 	if err != nil {
 		return err
 	}
-	e, err := readEvent(ctx, path, sys.stdin)
+	e, err := readEvent(path, sys.stdin)
 	if err != nil {
 		return configError(err)
 	}
@@ -150,7 +150,7 @@ const maxEvent = 64 << 20
 
 // readEvent reads one event from a file, or from stdin for "-". What is no JSON is an
 // event too: the flow says what is wrong with it.
-func readEvent(ctx context.Context, path string, stdin io.Reader) (capture.Entry, error) {
+func readEvent(path string, stdin io.Reader) (capture.Entry, error) {
 	in := stdin
 	if path != "-" {
 		f, err := os.Open(path)
@@ -160,11 +160,11 @@ func readEvent(ctx context.Context, path string, stdin io.Reader) (capture.Entry
 		defer f.Close()
 		in = f
 	}
-	text, err := readAll(ctx, in, maxEvent)
+	text, err := readAll(in, maxEvent)
 	if err != nil {
 		return capture.Entry{}, fmt.Errorf("read the event: %w", err)
 	}
-	if text = bytes.TrimSpace(text); len(text) == 0 {
+	if text = bytes.TrimSpace(bytes.TrimPrefix(text, []byte("\uFEFF"))); len(text) == 0 {
 		return capture.Entry{}, errors.New("there is no event: the input is empty")
 	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
@@ -179,27 +179,13 @@ func readEvent(ctx context.Context, path string, stdin io.Reader) (capture.Entry
 	return e, nil
 }
 
-// readAll gives up when ctx ends, since standard input may never do, and when there is
-// more than limit.
-func readAll(ctx context.Context, r io.Reader, limit int64) ([]byte, error) {
-	type result struct {
-		text []byte
-		err  error
+// readAll gives up when there is more than limit.
+func readAll(r io.Reader, limit int64) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		err = fmt.Errorf("it is larger than %d MiB", limit>>20)
 	}
-	read := make(chan result, 1)
-	go func() {
-		text, err := io.ReadAll(io.LimitReader(r, limit+1))
-		if err == nil && int64(len(text)) > limit {
-			err = fmt.Errorf("it is larger than %d MiB", limit>>20)
-		}
-		read <- result{text, err}
-	}()
-	select {
-	case r := <-read:
-		return r.text, r.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	return text, err
 }
 
 func readEvents(path string) ([]capture.Entry, error) {
@@ -257,6 +243,9 @@ func visible(text string) string {
 	}
 	return b.String()
 }
+
+// harmless is text on one line, without what would change a terminal.
+func harmless(text string) string { return oneLine(visible(text)) }
 
 func oneLine(text string) string { return strings.ReplaceAll(text, "\n", `\n`) }
 

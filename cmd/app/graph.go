@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -42,6 +43,9 @@ Exit status: 0, or 2 when the file is wrong.`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if format != formatMermaid && format != formatDOT {
 				return configError(fmt.Errorf("--format %q: must be mermaid or dot", format))
+			}
+			if len(args) == 1 && files.config != "" {
+				return configError(errors.New("give the file as an argument or with --config, not both"))
 			}
 			if len(args) == 1 {
 				files.config = args[0]

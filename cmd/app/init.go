@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -79,6 +80,16 @@ func starterList(reg *stages.Registry) string {
 	return b.String()
 }
 
+var plainWord = regexp.MustCompile(`^[\w./+,:@%~-]+$`)
+
+// inShell is a name as one writes it in a command.
+func inShell(name string) string {
+	if plainWord.MatchString(name) {
+		return name
+	}
+	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
+}
+
 // writeStarter writes every file, or none when one is there and must stay.
 func writeStarter(sys system, dir string, force bool) error {
 	files := starterFiles(sys.stages)
@@ -89,8 +100,11 @@ func writeStarter(sys system, dir string, force bool) error {
 		var there []string
 		for _, f := range files {
 			path := filepath.Join(dir, f.name)
-			if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			switch _, err := os.Lstat(path); {
+			case err == nil:
 				there = append(there, path)
+			case !errors.Is(err, fs.ErrNotExist):
+				return fmt.Errorf("look for files that are there: %w", err)
 			}
 		}
 		if len(there) > 0 {
@@ -108,11 +122,11 @@ func writeStarter(sys system, dir string, force bool) error {
 			return fmt.Errorf("write: %w", err)
 		}
 		width := len(path) - len(f.name) + starterWidth
-		fmt.Fprintf(sys.stdout, "wrote %-*s %s\n", width, path, f.what)
+		fmt.Fprintf(sys.stdout, "wrote %-*s %s\n", width, harmless(path), f.what)
 	}
 	fmt.Fprint(sys.stdout, "\nNext:\n")
 	if filepath.Clean(dir) != "." {
-		fmt.Fprintf(sys.stdout, "  cd %s\n", dir)
+		fmt.Fprintf(sys.stdout, "  cd %s\n", inShell(dir))
 	}
 	fmt.Fprint(sys.stdout, `  pulseflow check                             is the file right?
   pulseflow test                              do the flows do what their tests say?

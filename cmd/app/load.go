@@ -28,7 +28,7 @@ type fileFlags struct {
 }
 
 func (f *fileFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&f.config, "config", "c", "",
+	cmd.Flags().VarP(fileName{&f.config}, "config", "c",
 		"flows file; default "+defaultFile+" in this directory, else the built-in flow")
 	cmd.Flags().StringVar(&f.backend, "backend", "", "bus to use whatever the file says: inmem, for every bus of "+
 		"the file, or redis, for the one of bus")
@@ -61,6 +61,7 @@ func (f *fileFlags) load(sys system) (*router.Plan, error) {
 // errors; warnings that the file allows are not among them.
 func (f *fileFlags) plan(sys system, src sources) (*router.Plan, flows.Diagnostics) {
 	file, d := f.read(sys)
+	src.keep(file)
 	plan := f.examine(file, sys.stages, &d)
 	warnAllowed(file.Path, src, &d)
 	d.Sort()

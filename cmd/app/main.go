@@ -9,7 +9,8 @@ import (
 	"github.com/mjdevaccount/pulseflow/stages"
 )
 
-// exitInterrupted is the exit status of what a signal ended at once: 128 + SIGINT.
+// exitInterrupted is the exit status of a command that a signal ended before it was done,
+// and of any after a second signal: 128 + SIGINT.
 const exitInterrupted = 130
 
 // Main runs the program's command line with the stages of reg, and ends the process

@@ -38,11 +38,14 @@ command line, the file or a variable is wrong.`,
     pulseflow publish --stream telemetry.feedback --to 127.0.0.1:8088 -`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if topic == "" {
+				return configError(errors.New("--stream: the name is empty: name a topic"))
+			}
 			plan, err := files.load(sys)
 			if err != nil {
 				return err
 			}
-			list, err := openRecording(cmd.Context(), args[0], sys.stdin)
+			list, err := openRecording(args[0], sys.stdin)
 			if err != nil {
 				return configError(err)
 			}

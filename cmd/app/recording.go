@@ -1,7 +1,6 @@
 package app
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"os"
@@ -18,25 +17,10 @@ type recorded struct {
 	topic string
 }
 
-// openRecording reads a recording from a file, or from stdin for "-", which it gives
-// up when ctx ends: standard input may never do.
-func openRecording(ctx context.Context, path string, stdin io.Reader) ([]recorded, error) {
+// openRecording reads a recording from a file, or from stdin for "-".
+func openRecording(path string, stdin io.Reader) ([]recorded, error) {
 	if path == "-" {
-		type result struct {
-			list []recorded
-			err  error
-		}
-		read := make(chan result, 1)
-		go func() {
-			list, err := readRecording("standard input", stdin)
-			read <- result{list, err}
-		}()
-		select {
-		case r := <-read:
-			return r.list, r.err
-		case <-ctx.Done():
-			return nil, fmt.Errorf("read standard input: %w", ctx.Err())
-		}
+		return readRecording("standard input", stdin)
 	}
 	f, err := os.Open(path)
 	if err != nil {

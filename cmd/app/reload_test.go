@@ -668,3 +668,33 @@ func TestDocumentedReload(t *testing.T) {
 	}
 	p.stop()
 }
+
+// What comes through a named pipe can be run, and neither watched nor loaded again.
+func TestReloadOfANamedPipe(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "flows.yaml")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan error, 1)
+	write := func() { written <- os.WriteFile(pipe, fmt.Appendf(nil, watched, 1), 0o600) }
+	go write()
+	p := launch(t, nil, "--config", pipe)
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("the flow to run", func() bool { status, _ := p.get("/readyz"); return status == 200 })
+	status, page := p.reload("secret")
+	if status != http.StatusBadRequest && status != http.StatusUnprocessableEntity || !strings.Contains(page, "is not a regular file") {
+		t.Errorf("%d %s", status, page)
+	}
+	p.stop()
+
+	go write()
+	code, _, errs := invoke(t, nil, "", "run", "--watch", "--listen", "off", "--config", pipe)
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	if code != exitConfig || !strings.Contains(errs, "is not a regular file") {
+		t.Errorf("watched: %d %s", code, errs)
+	}
+}

@@ -7,9 +7,8 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -24,9 +23,6 @@ const (
 	exitConfig  = 2
 )
 
-// heedGrace is how long a command may take to end once it has been interrupted.
-const heedGrace = 2 * time.Second
-
 // system is the world outside the process, as the commands see it.
 type system struct {
 	stages         *stages.Registry
@@ -34,8 +30,6 @@ type system struct {
 	hangups        func() (<-chan os.Signal, func()) // SIGHUP until the function is called; nil never comes
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	// drains is called by a command whose end takes its own time, and is bounded by itself.
-	drains func()
 }
 
 // exitError carries an exit status. A silent one has said all there is to say.
@@ -52,55 +46,77 @@ var errReported = errors.New("reported")
 
 func configError(err error) error { return &exitError{exitConfig, err} }
 
-// execute runs the command line and returns the exit status. A command that does not
-// heed the end of ctx is left behind where it stands: opening a named pipe, say, waits
-// until somebody writes it.
+// execute runs the command line and returns the exit status.
 func execute(ctx context.Context, args []string, sys system) int {
-	status, draining := make(chan int, 1), make(chan struct{})
-	sys.drains = sync.OnceFunc(func() { close(draining) })
-	go func() { status <- command(ctx, args, sys) }()
-	select {
-	case s := <-status:
-		return s
-	case <-draining:
-		return <-status
-	case <-ctx.Done():
-	}
-	select {
-	case s := <-status:
-		return s
-	case <-draining:
-		return <-status
-	case <-time.After(heedGrace):
-		return exitInterrupted
-	}
-}
-
-// command is execute without an end to its patience.
-func command(ctx context.Context, args []string, sys system) int {
+	out := &stdout{w: sys.stdout}
+	sys.stdout = out
 	root := rootCommand(sys)
+	refuseEmptyArguments(root)
+	endAtSignals(root)
 	started := markStart(root)
 	root.SetArgs(goStyle(args))
 	root.SetIn(sys.stdin)
 	root.SetOut(sys.stdout)
 	root.SetErr(sys.stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil && cmd.Name() != runName { // whose events are of more worth than its summary
+		err = out.failed()
+	}
 	if err == nil {
 		return exitOK
 	}
 	if !errors.Is(err, errReported) {
-		fmt.Fprintf(sys.stderr, "pulseflow: %v\n", err)
+		fmt.Fprintf(sys.stderr, "pulseflow: %s\n", visible(err.Error()))
 	}
 	var exit *exitError
 	switch {
 	case errors.As(err, &exit):
 		return exit.status
+	case out.failed() != nil && errors.Is(err, out.failed()):
+		return exitFailure
 	case !*started:
 		return exitConfig // cobra refused the command line
 	default:
 		return exitFailure
 	}
 }
+
+// refuseEmptyArguments makes every command refuse an argument that is empty, which has come
+// of a variable of the shell that is not set: none means anything by it.
+func refuseEmptyArguments(cmd *cobra.Command) {
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			if i := slices.Index(args, ""); i >= 0 {
+				return configError(fmt.Errorf("argument %d is empty", i+1))
+			}
+			return run(cmd, args)
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		refuseEmptyArguments(sub)
+	}
+}
+
+// fileName is the value of a flag that names a file. An empty one has come of a variable of
+// the shell that is not set, and does not stand for the default.
+type fileName struct{ name *string }
+
+func (f fileName) String() string {
+	if f.name == nil {
+		return ""
+	}
+	return *f.name
+}
+
+func (f fileName) Set(name string) error {
+	if name == "" {
+		return errors.New("the name is empty: name a file, or leave the flag out")
+	}
+	*f.name = name
+	return nil
+}
+
+func (fileName) Type() string { return "string" }
 
 // markStart tells, once a command line was executed, whether a command came to run.
 func markStart(root *cobra.Command) *bool {
@@ -181,7 +197,7 @@ func exitCodesTopic() *cobra.Command {
        failed, as its report says
   2    the command line, the file or an environment variable is wrong; every
        problem is on standard error as file:line:column: message
-  130  a second signal ended run at once, or a signal ended a command that was
-       waiting for something else, such as a named pipe that nobody writes`,
+  130  a signal ended the command before it was done; for run: a second signal
+       ended it at once`,
 	}
 }

@@ -27,10 +27,13 @@ type runFlags struct {
 	logFormat string
 }
 
+// runName is the name of the command that a signal ends in an orderly way.
+const runName = "run"
+
 func runCommand(sys system) *cobra.Command {
 	var flags runFlags
 	cmd := &cobra.Command{
-		Use:   "run",
+		Use:   runName,
 		Short: "Run the flows of a file until a signal",
 		Long: `Run starts every flow of the file and its admin listener, and stays up until
 SIGINT or SIGTERM. It then stops reading, finishes what is in flight within
@@ -87,14 +90,17 @@ func run(ctx context.Context, sys system, flags *runFlags) error {
 		return configError(err)
 	}
 	flags.fed = len(flags.feed) > 0
-	plan, err := flags.load(sys)
-	if err != nil {
+	plan, err := await(ctx, 0, func() (*router.Plan, error) { return flags.load(sys) })
+	switch {
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return nil // stopped before anything ran
+	case err != nil:
 		return err
 	}
 	if _, set := sys.lookupEnv("GOGC"); !set {
 		debug.SetGCPercent(gcPercent)
 	}
-	feed, err := flags.recording(ctx, sys, plan, time.Now())
+	feed, err := await(ctx, 0, func() ([]recorded, error) { return flags.recording(sys, plan, time.Now()) })
 	switch {
 	case ctx.Err() != nil:
 		return nil // stopped before anything ran
@@ -116,7 +122,6 @@ func run(ctx context.Context, sys system, flags *runFlags) error {
 		svc.reloads.hangups, stop = sys.hangups()
 		defer stop()
 	}
-	sys.drains()
 	begun := time.Now()
 	err = svc.run(ctx, feed, flags.drain)
 	svc.summary(sys.stdout, time.Since(begun))
@@ -130,17 +135,17 @@ func (f *runFlags) watchFile(plan *router.Plan, log *slog.Logger) (*fileWatch, e
 		return nil, configError(errNothingToWatch)
 	}
 	if readOnce(path) {
-		return nil, configError(fmt.Errorf("--watch: %s is not a regular file, and nothing tells when it changes", path))
+		return nil, configError(fmt.Errorf("--watch: %s cannot be watched: it is not a regular file", path))
 	}
 	return newFileWatch(path, plan, log)
 }
 
 // recording reads the feeds, so that a mistake in one is told before anything runs.
-func (f *runFlags) recording(ctx context.Context, sys system, plan *router.Plan, now time.Time) ([]recorded, error) {
+func (f *runFlags) recording(sys system, plan *router.Plan, now time.Time) ([]recorded, error) {
 	var all []recorded
 	topics := activeTopics(plan)
 	for _, path := range f.feed {
-		list, err := openRecording(ctx, path, sys.stdin)
+		list, err := openRecording(path, sys.stdin)
 		if err != nil {
 			return nil, err
 		}

@@ -87,7 +87,7 @@ Exit status: 0, also when the queue overflows; 1 a file could not be written;
 		flags.drainGiven = f.Changed("drain")
 		return flags.run(cmd.Context(), sys)
 	}
-	f.StringVarP(&flags.config, "config", "c", "", "flows file; default "+defaultFile+" in this directory, else the built-in flow")
+	f.VarP(fileName{&flags.config}, "config", "c", "flows file; default "+defaultFile+" in this directory, else the built-in flow")
 	f.StringVar(&flags.flow, "flow", "", "flow to simulate; default is the only one that adjusts the provider")
 	f.StringVar(&flags.provider, "provider", "", "provider whose tokens the source takes; default is the only one that a flow adjusts")
 	f.DurationVar(&flags.duration, "duration", 5*time.Minute, "how long to run, in virtual time")
@@ -126,6 +126,13 @@ func (f *simulateFlags) run(ctx context.Context, sys system) error {
 	subjects, err := f.subjects(sys)
 	if err != nil {
 		return err
+	}
+	for _, s := range subjects {
+		for _, out := range []string{f.csv, f.svg} {
+			if err := notRead(out, s.plan.File.Path); err != nil {
+				return configError(err)
+			}
+		}
 	}
 	cfg, err := f.settings(&subjects[0])
 	if err != nil {
@@ -185,6 +192,21 @@ func (f *simulateFlags) show(sys system, report simulate.Report) error {
 	return nil
 }
 
+// notRead refuses to write to a file that the command reads: a name has come into the place
+// of another.
+func notRead(out string, inputs ...string) error {
+	there, err := os.Stat(out)
+	if err != nil || !there.Mode().IsRegular() {
+		return nil
+	}
+	for _, in := range inputs {
+		if info, err := os.Stat(in); err == nil && os.SameFile(there, info) {
+			return fmt.Errorf("%s is read by this command, and would be replaced: write to another file", out)
+		}
+	}
+	return nil
+}
+
 func writeTo(path string, write func(io.Writer) error) error {
 	file, err := os.Create(path)
 	if err != nil {
@@ -221,6 +243,9 @@ func (f *simulateFlags) subjects(sys system) ([]subject, error) {
 	}
 	list := []subject{first}
 	for _, path := range f.compare {
+		if path == "" {
+			return nil, configError(errors.New("--compare: the name is empty: name a file"))
+		}
 		s, err := f.subject(sys, path)
 		if err != nil {
 			return nil, err

@@ -112,7 +112,7 @@ func (f *testFlags) test(ctx context.Context, sys system, args []string) error {
 	results := flowtest.Run(ctx, suites, options)
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("stopped: %w", ctx.Err())
+		return ctx.Err()
 	case len(results) == 0:
 		return configError(fmt.Errorf("--run %q: no test has such a name", f.run))
 	}
@@ -126,6 +126,9 @@ func (f *testFlags) test(ctx context.Context, sys system, args []string) error {
 			return err
 		}
 		results = flowtest.Run(ctx, suites, options)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	failed := f.print(out, results)
 	err = f.writeJUnit(sys, func(w io.Writer) error { return flowtest.WriteJUnit(w, results) })
@@ -143,6 +146,11 @@ const maxRounds = 5
 // wrong is reported.
 func (f *testFlags) load(sys system, args []string) ([]*flowtest.Suite, error) {
 	suites, d := f.read(sys, args)
+	for _, s := range suites {
+		if err := notRead(f.junit, s.Path, s.Flows); err != nil {
+			return nil, configError(err)
+		}
+	}
 	if !report(sys, d) {
 		return suites, nil
 	}
@@ -222,10 +230,11 @@ func testFiles(arg string) ([]string, error) {
 
 var testsKey = regexp.MustCompile(`(?m)^["']?tests["']?\s*:`)
 
-// hasTests reports whether a file seems to have tests in it.
+// hasTests reports whether a file seems to have tests in it. One that cannot be read may:
+// the loader says why.
 func hasTests(path string) bool {
 	src, err := os.ReadFile(path)
-	return err == nil && len(src) <= maxSource && testsKey.Match(src)
+	return err != nil || len(src) <= maxSource && testsKey.Match(src)
 }
 
 // rewrite updates the files of the tests that failed, and reports whether one has
@@ -255,7 +264,7 @@ func (f *testFlags) rewrite(w io.Writer, kinds *stages.Registry, results []*flow
 			continue
 		}
 		changed = true
-		fmt.Fprintf(w, "%s: updated %d of the tests\n", path, n)
+		fmt.Fprintf(w, "%s: updated %d of the tests\n", harmless(path), n)
 	}
 	return changed, errors.Join(errs...)
 }
@@ -297,7 +306,7 @@ func (f *testFlags) print(w io.Writer, results []*flowtest.Result) (failed bool)
 		if failures(list) > 0 {
 			verdict = "FAIL"
 		}
-		fmt.Fprintf(w, "%-5s %s  %s\n", verdict, path, summary(list))
+		fmt.Fprintf(w, "%-5s %s  %s\n", verdict, harmless(path), summary(list))
 	}
 	fmt.Fprintf(w, "total %s\n", summary(results))
 	failed = failures(results) > 0

@@ -24,8 +24,8 @@ const (
 	codeDeadLettersUnread = "dead-letters-unread"
 )
 
-// codeAllowUnknown is the code of the warning that a comment allows what no warning is
-// called.
+// codeAllowUnknown is the code of the warning that a comment which is to silence warnings
+// names none that there is. It is no error: a later version may have the code.
 const codeAllowUnknown = "allow-unknown"
 
 // denyAll makes every warning an error.
@@ -45,8 +45,8 @@ func warnings() []warning {
 		{codeFlowUnfed, "in memory and without a listener, nothing feeds the flow's stream"},
 		{codeDeadLettersUnread, "in memory and without a listener, nobody can read the flow's dead letters"},
 		{codeRetryLongerThanIdle, "on Redis, the waits of a flow's retries can exceed bus.redis.max_idle"},
-		{codeAllowUnknown, "a comment allows a code that no warning has"},
 		{codeRatesNotShared, "on Redis, rates.share is off, so the processes of a group come to different rates"},
+		{codeAllowUnknown, "a comment that allows warnings names a code that there is not"},
 	}
 }
 
@@ -59,10 +59,19 @@ func deny(d flows.Diagnostics, codes []string) {
 	}
 }
 
+// codes lists the codes of warnings.
+func codes() []string {
+	var list []string
+	for _, w := range warnings() {
+		list = append(list, w.code)
+	}
+	return list
+}
+
 // validCodes refuses a code that no warning has: a slip would deny nothing.
-func validCodes(codes []string) error {
-	known := append([]string{denyAll}, warningCodes()...)
-	for _, code := range codes {
+func validCodes(denied []string) error {
+	known := append([]string{denyAll}, codes()...)
+	for _, code := range denied {
 		if slices.Contains(known, code) {
 			continue
 		}
@@ -72,21 +81,14 @@ func validCodes(codes []string) error {
 	return nil
 }
 
-func warningCodes() []string {
-	var codes []string
-	for _, w := range warnings() {
-		codes = append(codes, w.code)
-	}
-	return codes
-}
-
 var (
-	// anyAllowComment finds a comment that is meant to allow something, and its list.
-	anyAllowComment = regexp.MustCompile(`(?:^|\s)#\s*pulseflow:\s*allow(?:\s*$|\s+([^\s,]+(?:\s*,\s*[^\s,]+)*))`)
-	allowedItem     = regexp.MustCompile(`[^\s,:;.]+`)
-
-	allowComment = regexp.MustCompile(`(?:^|\s)#\s*pulseflow:\s*allow\s+([a-z][a-z-]*(?:\s*,\s*[a-z][a-z-]*)*)`)
-	codeInList   = regexp.MustCompile(`[a-z][a-z-]*`)
+	// allowComment is a comment that silences warnings. Its groups are the codes, with
+	// commas between them, and the word that follows without a comma or a colon.
+	allowComment = regexp.MustCompile(`(?:^|\s)(#\s*pulseflow:\s*allow)(?:\s+([^\s,:]+(?:\s*,\s*[^\s,:]+)*)(?:\s+([^\s,:]+))?|\W|$)`)
+	// allowSlip is one that seems to be meant so: a word in the place of allow, and what
+	// may be a code.
+	allowSlip  = regexp.MustCompile(`(?i)(?:^|\s)(#\s*pulseflow\s*:?\s*(\w+))[\s:=]+([\w-]+)`)
+	codeInList = regexp.MustCompile(`[^\s,]+`)
 )
 
 // silence drops the warnings that a comment of the file allows: one at the end of
@@ -97,42 +99,10 @@ func silence(d flows.Diagnostics, src sources) flows.Diagnostics {
 	})
 }
 
-// warnAllowed warns of the comments of a file that allow nothing: of a slip nobody would
-// know until the warning is back.
-func warnAllowed(path string, src sources, d *flows.Diagnostics) {
-	known := warningCodes()
-	for n := 1; ; n++ {
-		text, ok := src.line(path, n)
-		if !ok {
-			return
-		}
-		m := anyAllowComment.FindStringSubmatchIndex(text)
-		if m == nil {
-			continue
-		}
-		at := func(offset int) flows.Position {
-			return flows.Position{File: path, Line: n, Column: utf8.RuneCountInString(text[:offset]) + 1}
-		}
-		if m[2] < 0 {
-			d.Warnf(at(strings.LastIndexByte(text[:m[1]], '#')), codeAllowUnknown,
-				"comment: allow names no code; codes: %s", strings.Join(known, ", "))
-			continue
-		}
-		for _, item := range allowedItem.FindAllStringIndex(text[m[2]:m[3]], -1) {
-			code := text[m[2]+item[0] : m[2]+item[1]]
-			if !slices.Contains(known, code) {
-				d.Warnf(at(m[2]+item[0]), codeAllowUnknown, "comment: allow %s: no warning has this code%s; codes: %s",
-					code, flows.DidYouMean(code, known), strings.Join(known, ", "))
-			}
-		}
-	}
-}
-
 func (s sources) allows(d flows.Diagnostic) bool {
 	text, ok := s.line(d.Pos.File, d.Pos.Line)
 	for n := d.Pos.Line - 1; ok; n-- {
-		if m := allowComment.FindStringSubmatch(text); m != nil &&
-			slices.Contains(codeInList.FindAllString(m[1], -1), d.Code) {
+		if m := allowComment.FindStringSubmatch(text); m != nil && slices.Contains(codeInList.FindAllString(m[2], -1), d.Code) {
 			return true
 		}
 		if text, ok = s.line(d.Pos.File, n); ok {
@@ -140,6 +110,59 @@ func (s sources) allows(d flows.Diagnostic) bool {
 		}
 	}
 	return false
+}
+
+// warnAllowed warns of comments that are to silence a warning and name none that there is:
+// those of the program, and those that stages of others gave here.
+func warnAllowed(path string, src sources, d *flows.Diagnostics) {
+	known := codes()
+	for _, x := range *d {
+		if x.Code != "" && !slices.Contains(known, x.Code) {
+			known = append(known, x.Code)
+		}
+	}
+	const most = 20 // that are told in one run
+	told := 0
+	for n := 1; told < most; n++ {
+		text, ok := src.line(path, n)
+		if !ok {
+			return
+		}
+		if !strings.Contains(text, "#") {
+			continue
+		}
+		warn := func(offset int, format string, args ...any) {
+			at := flows.Position{File: path, Line: n, Column: 1 + utf8.RuneCountInString(text[:offset])}
+			d.Warnf(at, codeAllowUnknown, format, args...)
+			told++
+		}
+		m := allowComment.FindStringSubmatchIndex(text)
+		switch {
+		case m == nil:
+			m = allowSlip.FindStringSubmatchIndex(text)
+			if m != nil && flows.Nearest(text[m[4]:m[5]], []string{"allow"}) != "" && flows.Nearest(text[m[6]:m[7]], known) != "" {
+				warn(m[2], "this comment silences nothing: it must begin with %q", "# pulseflow: allow ")
+			}
+			continue
+		case m[4] < 0:
+			warn(m[2], "this comment silences nothing: write # pulseflow: allow CODE, where CODE is one of %s", strings.Join(known, ", "))
+			continue
+		}
+		for _, c := range codeInList.FindAllStringIndex(text[m[4]:m[5]], -1) {
+			code := text[m[4]+c[0] : m[4]+c[1]]
+			if slices.Contains(known, code) {
+				continue
+			}
+			hint := flows.DidYouMean(code, known)
+			if hint == "" {
+				hint = "; codes: " + strings.Join(known, ", ")
+			}
+			warn(m[4]+c[0], "allow %q silences nothing: no warning has this code%s", shortened(code), hint)
+		}
+		if m[6] >= 0 && slices.Contains(known, text[m[6]:m[7]]) {
+			warn(m[6], "allow %q silences nothing: it lacks the comma before it", text[m[6]:m[7]])
+		}
+	}
 }
 
 // warnRetry warns of flows whose retries can outlast max_idle. Our own consumers
