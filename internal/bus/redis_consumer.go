@@ -79,6 +79,8 @@ type consumer struct {
 
 	renew, end *redis.Script
 
+	calls sync.Mutex // held over the calls to Redis that change what follows, and so for as long as a server may hang
+
 	mu    sync.Mutex
 	name  string    // empty before the first claim
 	until time.Time // the lease lasts at least so long
@@ -114,11 +116,11 @@ func (c *consumer) hold(ctx context.Context) {
 // renewal renews the lease once. One that is gone although it has not expired, deleted by somebody or for want of
 // memory, is taken again at once, before others count its holder as dead.
 func (c *consumer) renewal(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.calls.Lock()
+	defer c.calls.Unlock()
 	has, kept, err := c.regain(ctx)
 	if has && !kept {
-		c.log.Warn("consumer lease was gone and has been taken again", "consumer", c.name)
+		c.log.Warn("consumer lease was gone and has been taken again", "consumer", c.is())
 	}
 	return err
 }
@@ -129,7 +131,7 @@ func (c *consumer) regain(ctx context.Context) (has, kept bool, err error) {
 	if kept, err = c.extend(ctx); kept || err != nil {
 		return kept, kept, err
 	}
-	has, err = c.take(ctx, c.name)
+	has, err = c.take(ctx, c.is())
 	return has, false, err
 }
 
@@ -151,9 +153,9 @@ func (c *consumer) slot(n int) string {
 // claim makes sure that the consumer has a name of its own: the one it has, if the lease on that is still its, or else
 // the first that is free. kept is false when a name was lost, even if it is the same that was claimed again.
 func (c *consumer) claim(ctx context.Context) (kept bool, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.name == "" {
+	c.calls.Lock()
+	defer c.calls.Unlock()
+	if c.is() == "" {
 		return true, c.settleOn(ctx, true)
 	}
 	has, kept, err := c.regain(ctx)
@@ -258,10 +260,10 @@ func (c *consumer) take(ctx context.Context, name string) (bool, error) {
 	if err := c.client.SAdd(ctx, c.keys.consumers(), name).Err(); err != nil {
 		return false, describe("SADD", c.keys.consumers(), err)
 	}
-	if c.name != name {
+	if c.is() != name {
 		c.log.Info("consumer name claimed", "consumer", name)
 	}
-	c.name, c.until = name, from.Add(c.ttl)
+	c.set(name, from.Add(c.ttl))
 	return true, nil
 }
 
@@ -269,17 +271,24 @@ func (c *consumer) take(ctx context.Context, name string) (bool, error) {
 func (c *consumer) extend(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	from, key := time.Now(), c.keys.lease(c.name)
+	from, name := time.Now(), c.is()
+	key := c.keys.lease(name)
 	ok, err := c.renew.Run(ctx, c.client, []string{key}, c.token, c.ttl.Milliseconds()).Bool()
 	if err != nil {
 		return false, describe("EVALSHA", key, err)
 	}
 	if ok {
-		c.until = from.Add(c.ttl)
+		c.set(name, from.Add(c.ttl))
 	} else {
-		c.until = time.Time{}
+		c.set(name, time.Time{})
 	}
 	return ok, nil
+}
+
+func (c *consumer) set(name string, until time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.name, c.until = name, until
 }
 
 // is returns the consumer's name.
@@ -298,12 +307,13 @@ func (c *consumer) alive() bool {
 
 // release gives up the name.
 func (c *consumer) release(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.name == "" {
+	c.calls.Lock()
+	defer c.calls.Unlock()
+	name := c.is()
+	if name == "" {
 		return nil
 	}
-	key := c.keys.lease(c.name)
-	c.until = time.Time{}
+	key := c.keys.lease(name)
+	c.set(name, time.Time{})
 	return describe("EVALSHA", key, c.end.Run(ctx, c.client, []string{key}, c.token).Err())
 }

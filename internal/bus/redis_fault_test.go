@@ -861,3 +861,34 @@ func TestUnavailable(t *testing.T) {
 		t.Error("a lost connection is not unavailable")
 	}
 }
+
+// A hung server is noticed in time although nothing is read, since there is no place for it, and nothing acknowledged,
+// since no handler ends.
+func TestRedisServerHangsWhileNothingIsRead(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	fill(t, srv.Client(t), 10, 10)
+	r := newRig(t, srv.URL(), func(c *RedisConfig) {
+		c.MaxInFlight, c.Lease, c.Block = 2, DefaultLease, DefaultBlock
+	})
+	started, finish := make(chan struct{}, 10), make(chan struct{})
+	r.subscribe(t, StartOldest, 8, func(*message.Message) bool {
+		started <- struct{}{}
+		<-finish
+		return true
+	})
+	defer close(finish)
+	<-started
+	<-started
+	until(t, "it is well", func() bool { return r.Up() == nil })
+	time.Sleep(DefaultLease / 2) // the keeper and the lease are at their beat
+	srv.Pause()
+	defer srv.Resume()
+	paused := time.Now()
+	until(t, "it is noticed", func() bool { return r.Up() != nil })
+	noticed := time.Since(paused)
+	t.Logf("noticed after %v: %v", noticed.Round(time.Millisecond), r.Up())
+	if noticed > 5*time.Second {
+		t.Errorf("noticed after %v", noticed)
+	}
+}

@@ -74,7 +74,8 @@ func (k *keeper) keep() {
 	}
 }
 
-// note keeps what became of a beat. A second failure in a row is a fault of the subscription.
+// note keeps what became of a beat. A second failure in a row is a fault of the subscription, and so is one that took
+// all the time it had: a reader that waits for free places would not notice.
 func (k *keeper) note(err error) {
 	if err == nil {
 		k.failures = 0
@@ -82,7 +83,7 @@ func (k *keeper) note(err error) {
 		return
 	}
 	k.healthy = time.Time{}
-	if k.failures++; k.failures > 1 {
+	if k.failures++; k.failures > 1 || isTimeout(err) {
 		k.sub.health.set(partKeeper, err)
 	}
 }
