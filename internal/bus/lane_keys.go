@@ -60,7 +60,14 @@ func (k *laneKeys) choose() int {
 		k.free = k.free[:last]
 		return lane
 	}
-	a, b := rand.IntN(len(k.load)), rand.IntN(len(k.load))
+	if len(k.load) == 1 {
+		return 0
+	}
+	// Two that differ: with one drawn twice, a lane that hangs would take in more and more, however loaded it is.
+	a, b := rand.IntN(len(k.load)), rand.IntN(len(k.load)-1)
+	if b >= a {
+		b++
+	}
 	if k.load[b] < k.load[a] {
 		return b
 	}

@@ -84,3 +84,29 @@ func TestLaneKeysSpread(t *testing.T) {
 		}
 	}
 }
+
+// An event that hangs draws no more than its lane's share of the others behind it, however many come.
+func TestLaneKeysAvoidALaneThatHangs(t *testing.T) {
+	const lanes, inFlight = 8, 400
+	k := newLaneKeys(lanes)
+	hangs := k.take("hangs").lane
+	var open []*laneKey // an entry for each event that will be handled, the oldest first
+	behind := 0
+	for i := range 100 * inFlight {
+		if len(open)+behind == inFlight {
+			if len(open) == 0 {
+				break
+			}
+			k.done(open[0])
+			open = open[1:]
+		}
+		if one := k.take(strconv.Itoa(i)); one.lane == hangs {
+			behind++
+		} else {
+			open = append(open, one)
+		}
+	}
+	if behind > 2*inFlight/lanes {
+		t.Errorf("%d of %d events wait behind the one that hangs", behind, inFlight)
+	}
+}
