@@ -104,7 +104,7 @@ func (c *consumer) hold(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if !c.alive() {
+		if c.is() == "" {
 			continue
 		}
 		if err := c.renewal(ctx); err != nil && ctx.Err() == nil {
@@ -114,10 +114,15 @@ func (c *consumer) hold(ctx context.Context) {
 }
 
 // renewal renews the lease once. One that is gone although it has not expired, deleted by somebody or for want of
-// memory, is taken again at once, before others count its holder as dead.
+// memory, is taken again at once, before others count its holder as dead. One that may have expired is renewed only where
+// Redis still has it, because it came late to set it: then nobody else has had the name.
 func (c *consumer) renewal(ctx context.Context) error {
 	c.calls.Lock()
 	defer c.calls.Unlock()
+	if !c.alive() {
+		_, err := c.extend(ctx)
+		return err
+	}
 	has, kept, err := c.regain(ctx)
 	if has && !kept {
 		c.log.Warn("consumer lease was gone and has been taken again", "consumer", c.is())

@@ -22,6 +22,7 @@ type drained struct {
 	held   string // the entry that is being handled
 	finish chan struct{}
 	ended  chan struct{} // closed when the subscription has ended
+	sub    *subscription // the one that is drained
 	seen   *tally        // of the other consumer
 }
 
@@ -46,6 +47,7 @@ func drain(t *testing.T, n int, change ...func(*RedisConfig)) *drained {
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.sub = sub
 	go end()
 	go func() {
 		defer close(d.ended)
@@ -82,6 +84,24 @@ func TestRedisDrainKeepsItsLease(t *testing.T) {
 	if len(d.seen.of(d.held)) != 0 {
 		t.Error("the entry ran twice")
 	}
+}
+
+// Redis may have set the lease so late that it should have expired by the time its answer comes. It has not, and a drain
+// renews it.
+func TestRedisDrainRenewsALeaseThatWasAnsweredLate(t *testing.T) {
+	t.Parallel()
+	d := drain(t, 5, func(c *RedisConfig) { c.Lease, c.DrainTimeout = time.Second, soon })
+	<-d.sub.live.Done()
+	time.Sleep(100 * time.Millisecond) // the keeper has ended
+	d.sub.who.mu.Lock()
+	d.sub.who.until = time.Now()
+	d.sub.who.mu.Unlock()
+	time.Sleep(2500 * time.Millisecond)
+	if n := d.seen.distinct(); n != 0 {
+		t.Errorf("another consumer ran %d entries of one that drains", n)
+	}
+	close(d.finish)
+	<-d.ended
 }
 
 // What a handler still holds when the drain has taken too long is not given back: it keeps its delivery, and runs
