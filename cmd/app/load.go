@@ -110,7 +110,10 @@ func (f *fileFlags) read(sys system) (*flows.File, flows.Diagnostics) {
 	if _, err := os.Stat(defaultFile); errors.Is(err, fs.ErrNotExist) {
 		return flows.BuiltIn(sys.lookupEnv)
 	}
-	return flows.Load(defaultFile, sys.lookupEnv)
+	// From now on: a file that is gone when it is to be read again is a fault. The built-in
+	// flow in its place would end all that runs.
+	f.config = defaultFile
+	return flows.Load(f.config, sys.lookupEnv)
 }
 
 // override applies the flags, which win over the file, and then checks what

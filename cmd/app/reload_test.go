@@ -698,3 +698,33 @@ func TestReloadOfANamedPipe(t *testing.T) {
 		t.Errorf("watched: %d %s", code, errs)
 	}
 }
+
+// A flows.yaml that was read and is gone is a fault, and no reason to run the built-in
+// flow instead.
+func TestReloadWithoutTheDefaultFile(t *testing.T) {
+	t.Chdir(t.TempDir())
+	sys := system{stages: stages.Builtin(), lookupEnv: func(string) (string, bool) { return "", false }, stderr: io.Discard}
+	files := fileFlags{listen: "off"}
+	builtIn, err := files.load(sys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plan, d := files.planAgain(sys); d.HasErrors() || plan.File.Path != builtIn.File.Path {
+		t.Errorf("before there is a file: %s %v", plan.File.Path, d)
+	}
+	rewrite(t, defaultFile, fmt.Sprintf(watched, 1))
+	if plan, d := files.planAgain(sys); d.HasErrors() || plan.File.Path != defaultFile {
+		t.Errorf("a file that has come: %s %v", plan.File.Path, d)
+	}
+	if err := os.Remove(defaultFile); err != nil {
+		t.Fatal(err)
+	}
+	plan, d := files.planAgain(sys)
+	if !d.HasErrors() || plan.File.Path != defaultFile || !strings.Contains(d.Err().Error(), "flows.yaml: cannot be read: no such file") {
+		t.Errorf("a file that is gone: %s %v", plan.File.Path, d)
+	}
+	rewrite(t, defaultFile, fmt.Sprintf(watched, 2))
+	if plan, d := files.planAgain(sys); d.HasErrors() || plan.File.Path != defaultFile {
+		t.Errorf("a file that is back: %s %v", plan.File.Path, d)
+	}
+}
