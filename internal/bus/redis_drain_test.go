@@ -290,3 +290,30 @@ func TestRedisClaimsASuspectOnce(t *testing.T) {
 	close(hang)
 	until(t, "all are handled", func() bool { return seen.distinct() == len(ids) && pending(t, client) == 0 })
 }
+
+// A server that hangs holds a drain up for no longer than one call that has begun, and the last words.
+func TestRedisDrainsWhileTheServerHangs(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	fill(t, srv.Client(t), 1, 1)
+	r := newRig(t, srv.URL(), func(c *RedisConfig) { c.DrainTimeout = 50 * time.Millisecond })
+	started, finish := make(chan struct{}), make(chan struct{})
+	end := r.subscribe(t, StartOldest, 1, func(*message.Message) bool {
+		close(started)
+		<-finish
+		return true
+	})
+	<-started
+	srv.Pause()
+	defer srv.Resume()
+	close(finish)
+	// The acknowledgement is given up, and would be tried again, before what the others have begun.
+	time.Sleep(callTimeout - time.Second)
+	began := time.Now()
+	end()
+	if took := time.Since(began); took > callTimeout+finalTimeout+500*time.Millisecond {
+		t.Errorf("drained after %v", took)
+	} else {
+		t.Logf("drained after %v", took)
+	}
+}

@@ -179,8 +179,8 @@ func (s *subscription) run() {
 
 	<-s.live.Done()
 	left := s.drain()
+	ackEnd() // before the others are waited for: a server that hangs must not be asked once more meanwhile
 	s.work.Wait()
-	ackEnd()
 	acking.Wait()
 	s.finish(append(left, s.unread...), func() {
 		holdEnd()
