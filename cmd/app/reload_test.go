@@ -22,6 +22,7 @@ import (
 
 	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/internal/adjust"
+	"github.com/mjdevaccount/pulseflow/internal/admin"
 	"github.com/mjdevaccount/pulseflow/internal/redistest"
 	"github.com/mjdevaccount/pulseflow/internal/telemetry"
 	"github.com/mjdevaccount/pulseflow/router"
@@ -79,6 +80,17 @@ type hosted struct {
 
 func host(t *testing.T, reg *stages.Registry, text string) *hosted {
 	t.Helper()
+	h := hostDown(t, reg, text)
+	h.eventually("the flows to run", func() bool {
+		r := h.ready()
+		return r.Status == "ready" || r.Status == "disabled"
+	})
+	return h
+}
+
+// hostDown is host for a service whose bus is not there yet.
+func hostDown(t *testing.T, reg *stages.Registry, text string) *hosted {
+	t.Helper()
 	h := &hosted{t: t, path: filepath.Join(t.TempDir(), "flows.yaml")}
 	h.write(text)
 	files := fileFlags{config: h.path}
@@ -105,10 +117,7 @@ func host(t *testing.T, reg *stages.Registry, text string) *hosted {
 		})
 	}
 	t.Cleanup(h.stop)
-	h.eventually("the flows to run", func() bool {
-		r := h.ready()
-		return r.Status == "ready" || r.Status == "disabled"
-	})
+	h.eventually("the flows to be started", func() bool { return h.ready().Status != admin.Starting })
 	return h
 }
 
