@@ -186,6 +186,9 @@ func readable(text string) string {
 		return "the expression ends too early: write what is to follow"
 	}
 	if m := unexpected.FindStringSubmatch(text); m != nil {
+		if m[1] == "=" {
+			return `"=" cannot stand here: write == to compare, matches for a pattern`
+		}
 		return fmt.Sprintf("%q cannot stand here: check what is in front of it", m[1])
 	}
 	return typeNames.Replace(text)

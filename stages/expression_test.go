@@ -81,8 +81,13 @@ func TestExpression(t *testing.T) {
 // Each mistake is reported at its own line and column of the file.
 func TestExpressionFaults(t *testing.T) {
 	for _, tt := range []struct{ when, want string }{
-		{`payload.level = 3`, `8:31: flow "feedback": stage 1 (filter): when: `},
+		{`payload.level = 3`, `8:31: flow "feedback": stage 1 (filter): when: "=" cannot stand here: write == to compare, matches for a pattern`},
+		{`payload.level =~ "a"`, `8:31: flow "feedback": stage 1 (filter): when: "=" cannot stand here: write == to compare, matches for a pattern`},
 		{`paylod.level == 3`, `8:17: flow "feedback": stage 1 (filter): when: unknown name "paylod" (did you mean "payload"?); known: deliveries`},
+		{`amount > 3`, `8:17: flow "feedback": stage 1 (filter): when: unknown name "amount": write payload.amount for a member of the payload, and a text in quotes within the expression; known: deliveries`},
+		{`payload.sym.startsWith("A")`, `8:29: flow "feedback": stage 1 (filter): when: values have no methods: write … startsWith …, with a value on either side`},
+		{`payload.sym.lower() == "a"`, `8:29: flow "feedback": stage 1 (filter): when: values have no methods: write lower(…), with the value in the parentheses`},
+		{`payload.sym.size() == 1`, `8:29: flow "feedback": stage 1 (filter): when: values have no methods: use operators and functions; known: abs, all`},
 		{`'key == 1 && it'`, `8:30: flow "feedback": stage 1 (filter): when: unknown name "it"`},
 		{`"\"a\" == key && ts.x"`, `when: `},
 		{`key > 5`, `8:21: flow "feedback": stage 1 (filter): when: invalid operation: > (mismatched types string and int)`},
@@ -91,12 +96,12 @@ func TestExpressionFaults(t *testing.T) {
 		{`key`, `8:17: flow "feedback": stage 1 (filter): when: the expression must yield true or false, this one yields string`},
 		{`5`, `8:17: flow "feedback": stage 1 (filter): when: the expression must yield true or false, this one yields int`},
 		{`len(1..9) > 1`, `8:22: flow "feedback": stage 1 (filter): when: operator .. is not available in expressions`},
-		{`repeat(key, 99) == key`, `8:17: flow "feedback": stage 1 (filter): when: function repeat is not available in expressions`},
+		{`repeat(key, 99) == key`, `8:17: flow "feedback": stage 1 (filter): when: function repeat is not available in expressions; known: abs, all, any,`},
 		{`lenn(key) == 1`, `8:17: flow "feedback": stage 1 (filter): when: unknown function "lenn" (did you mean "len"?)`},
 		{`key matches payload.p`, `8:37: flow "feedback": stage 1 (filter): when: the pattern of matches must be written out`},
 		{`key matches "("`, `8:21: flow "feedback": stage 1 (filter): when: `},
 		{`$env != nil`, `8:17: flow "feedback": stage 1 (filter): when: `},
-		{`now() > 1`, `8:17: flow "feedback": stage 1 (filter): when: `},
+		{`now() > 1`, `8:17: flow "feedback": stage 1 (filter): when: now is a value: write it without parentheses`},
 		{`any(payload.a, any(#, any(#, true)))`, `8:39: flow "feedback": stage 1 (filter): when: loops nest more than 2 deep`},
 	} {
 		_, d := resolve(t, Builtin(), file("      - filter:\n          when: "+tt.when+"\n"))

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/expr-lang/expr/ast"
 	exprfile "github.com/expr-lang/expr/file"
+
+	"github.com/mjdevaccount/pulseflow/flows"
 )
 
 const (
@@ -205,10 +208,20 @@ func (a *analysis) identifier(n *ast.IdentifierNode) estimate {
 		a.whole = true
 	}
 	if !slices.Contains(expressionNames, n.Value) {
-		return a.refuse(n, "%s", unknown("name", n.Value, append(slices.Clone(expressionNames), slices.Sorted(maps.Keys(a.locals))...)))
+		return a.refuse(n, "%s", unknownName(n.Value, append(slices.Clone(expressionNames), slices.Sorted(maps.Keys(a.locals))...)))
 	}
 	a.reads[n.Value] = true
 	return estimate{constant(1), variable(0).plus(constant(64))}
+}
+
+// unknownName reports a name that is none of those known. One that is near to none of them was meant as a member of the
+// payload, as in languages that begin there, or as a text: YAML has taken its quotes.
+func unknownName(name string, known []string) string {
+	hint := flows.DidYouMean(name, known)
+	if hint == "" {
+		hint = fmt.Sprintf(": write payload.%s for a member of the payload, and a text in quotes within the expression", name)
+	}
+	return fmt.Sprintf("unknown name %q%s; known: %s", name, hint, strings.Join(known, ", "))
 }
 
 func (a *analysis) member(n *ast.MemberNode) estimate {
@@ -276,7 +289,18 @@ func (a *analysis) call(n *ast.CallNode) estimate {
 	if callee, ok := n.Callee.(*ast.IdentifierNode); ok {
 		return a.refuse(n, "%s", unknown("function", callee.Value, expressionFunctions()))
 	}
-	return a.refuse(n, "values have no methods")
+	instead := "use operators and functions; known: " + strings.Join(expressionFunctions(), ", ")
+	if method, ok := n.Callee.(*ast.MemberNode); ok {
+		if name, ok := method.Property.(*ast.StringNode); ok {
+			switch {
+			case slices.Contains([]string{"contains", "endsWith", "matches", "startsWith"}, name.Value):
+				instead = fmt.Sprintf("write … %s …, with a value on either side", name.Value)
+			case slices.Contains(expressionFunctions(), name.Value):
+				instead = fmt.Sprintf("write %s(…), with the value in the parentheses", name.Value)
+			}
+		}
+	}
+	return a.refuse(n, "values have no methods: %s", instead)
 }
 
 func (a *analysis) builtin(n *ast.BuiltinNode) estimate {
@@ -299,8 +323,10 @@ func (a *analysis) builtin(n *ast.BuiltinNode) estimate {
 		return estimate{e.work.plus(e.result.scaled(4)), e.result.scaled(4)}
 	case slices.Contains(loopFunctions, n.Name):
 		return a.loop(n)
+	case slices.Contains(expressionNames, n.Name):
+		return a.refuse(n, "%s is a value: write it without parentheses", n.Name)
 	default:
-		return a.refuse(n, "function %s is not available in expressions; available: %v", n.Name, expressionFunctions())
+		return a.refuse(n, "function %s is not available in expressions; known: %s", n.Name, strings.Join(expressionFunctions(), ", "))
 	}
 }
 
