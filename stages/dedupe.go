@@ -2,6 +2,7 @@ package stages
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -43,7 +44,8 @@ func dedupeKind() Kind {
 			"not yet acknowledged runs again. A reload of the file keeps them, unless `key` is another then. `key` is `id` (the entry ID, or the id a replayed entry carries), `hash` " +
 			"(the envelope's hash; the payload's where it has none), `payload` (a digest of the payload), or a " +
 			"template of `{id} {key} {schema} {track} {ts} {hash} {header.NAME}`. An event that lacks a field its template " +
-			"names passes as new: it cannot be told from another.",
+			"names passes as new: it cannot be told from another. Events are the same by a member of the payload where the stage " +
+			"`map: {key: payload.NAME}` stands in front and `key` is `\"{key}\"`.",
 		Example: "- dedupe: {key: id, capacity: 10000, ttl: 10m}",
 		New:     func() Config { return &DedupeConfig{} },
 	}
@@ -200,7 +202,7 @@ func parseKey(key string) (keyFunc, error) {
 		return payloadDigest, nil
 	}
 	if !strings.Contains(key, "{") {
-		return nil, fmt.Errorf("must be id, hash, payload or a template with fields in braces, such as {key}/{ts}")
+		return nil, errors.New("must be id, hash, payload or a template with fields in braces, such as {key}/{ts}" + keyOfMember)
 	}
 	return parseKeyTemplate(key)
 }
@@ -211,6 +213,9 @@ func digest(data []byte) string {
 	sum := sha256.Sum256(data)
 	return string(sum[:])
 }
+
+// keyOfMember is advice for whoever looks for a key within the payload.
+const keyOfMember = "; for a member of the payload, put a stage map: {key: payload.NAME} in front and write {key}"
 
 // keyFields are the envelope fields a key template may name.
 var keyFields = []string{"hash", "header.NAME", "id", "key", "schema", "track", "ts"}
@@ -235,8 +240,8 @@ func parseKeyTemplate(template string) (keyFunc, error) {
 		}
 		field, ok := keyField(name)
 		if !ok {
-			return nil, fmt.Errorf("template %q: unknown field {%s}; fields: %s", template, name,
-				strings.Join(keyFields, ", "))
+			return nil, fmt.Errorf("template %q: unknown field {%s}; fields: %s%s", template, name,
+				strings.Join(keyFields, ", "), keyOfMember)
 		}
 		parts, rest = append(parts, part{field: field}), after
 	}

@@ -160,6 +160,8 @@ func TestDedupeKeyErrors(t *testing.T) {
 	for key, want := range map[string]string{
 		"ids":         "flows.yaml:8:23: flow \"feedback\": stage 1 (dedupe): key: must be id, hash, payload or a template",
 		`"{idd}"`:     "unknown field {idd}; fields: hash, header.NAME, id, key, schema, track, ts",
+		"payload.nr":  "such as {key}/{ts}; for a member of the payload, put a stage map: {key: payload.NAME} in front and write {key}",
+		`"{nr}"`:      "key, schema, track, ts; for a member of the payload, put a stage map: {key: payload.NAME} in front and write {key}",
 		`"{id"`:       "a brace is not closed",
 		`"{}"`:        "unknown field {}",
 		`"{header.}"`: "unknown field {header.}",

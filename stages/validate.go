@@ -97,7 +97,7 @@ func (c *ValidateConfig) Validate(s Scope, d *flows.Diagnostics) {
 	}
 	if _, ok := c.checks[c.Track]; !ok && c.V1 == "" && c.V2 == "" {
 		s.ReportBeyond(d, flows.LimitReference, "schema", unknown("schema", c.Schema, slices.Sorted(maps.Keys(builtinChecks)))+
-			"; give the file of another under files")
+			"; give the file of another, as in files: {v1: event.json}")
 	} else if !ok && !d.HasErrors() {
 		s.ReportBeyond(d, flows.LimitNeighbour, "track", fmt.Sprintf("no schema of track %s: give its file under files", c.Track))
 	}
@@ -184,6 +184,11 @@ var errSchema = errors.New("schema is not the one this flow accepts")
 
 func (s *validate) shape(d *Delivery) error {
 	e := d.Event
+	if e.Schema == event.SchemaFeedback && s.config.Schema != event.SchemaFeedback {
+		// Who sends payloads alone is to learn from the dead letter why they are taken for something else.
+		return fmt.Errorf("/meta/schema_id: %w (%s), but %s, as is all that comes without an envelope: "+
+			`send {"ts": …, "meta": {"schema_id": %q}, "payload": …}`, errSchema, s.config.Schema, event.SchemaFeedback, s.config.Schema)
+	}
 	if e.Schema != s.config.Schema {
 		return fmt.Errorf("/meta/schema_id: %w (%s)", errSchema, s.config.Schema)
 	}

@@ -80,6 +80,19 @@ func TestValidateOwnEventType(t *testing.T) {
 	if r := b.send("2-0", fmt.Sprintf(trade, `"secret"`)); !IsPermanent(r.err) || strings.Contains(r.err.Error(), "secret") {
 		t.Errorf("a bad trade: %v", r.err)
 	}
+	const advice = `(trades.Trade), but telemetry.FeedbackEvent, as is all that comes without an envelope: send {"ts": …, ` +
+		`"meta": {"schema_id": "trades.Trade"}, "payload": …}`
+	bare := b.send("4-0", `{"price": 1.5}`)
+	posted := b.send("5-0", strings.Replace(fmt.Sprintf(trade, "1"), "trades.Trade", event.SchemaFeedback, 1))
+	for _, r := range []result{bare, posted} {
+		if !IsPermanent(r.err) || !strings.Contains(r.err.Error(), advice) {
+			t.Errorf("a trade without an envelope: %v, want %s", r.err, advice)
+		}
+	}
+	other := b.send("6-0", strings.Replace(fmt.Sprintf(trade, "1"), "trades.Trade", "secret.Trade", 1))
+	if !IsPermanent(other.err) || strings.Contains(other.err.Error(), "secret") || strings.Contains(other.err.Error(), "envelope") {
+		t.Errorf("an event of another schema: %v", other.err)
+	}
 	v2 := strings.Replace(fmt.Sprintf(trade, "1"), `"trades.Trade"`, `"trades.Trade", "track": "v2"`, 1)
 	if r := b.send("3-0", v2); !IsPermanent(r.err) {
 		t.Errorf("a track without schema: %v", r.err)
@@ -88,7 +101,7 @@ func TestValidateOwnEventType(t *testing.T) {
 
 func TestValidateDiagnostics(t *testing.T) {
 	for config, want := range map[string]string{
-		"schema: telemetry.Feedback":                                       "unknown schema \"telemetry.Feedback\"",
+		"schema: telemetry.Feedback":                                       "unknown schema \"telemetry.Feedback\"; known: telemetry.FeedbackEvent, telemetry.RateAdjustment; give the file of another, as in files: {v1: event.json}",
 		"schema: telemetry.FeedbackEvent, files: {v1: none.json}":          "schema testdata/none.json cannot be read",
 		"schema: telemetry.FeedbackEvent, files: {v1: broken.schema.json}": "broken.schema.json",
 		"schema: telemetry.FeedbackEvent, files: {v1: remote.schema.json}": "references to other documents",
