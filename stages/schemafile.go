@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/big"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -109,9 +111,37 @@ func describe(err *jsonschema.ValidationError) error {
 		return fmt.Errorf("%s: must be one of %s", pointer, listed(k.Want))
 	case *kind.Required:
 		return fmt.Errorf("%s: %s is required", strings.TrimSuffix(pointer, "/")+"/", strings.Join(k.Missing, ", "))
-	default:
-		return fmt.Errorf("%s: breaks the rule %q", pointer, rule)
+	case *kind.Minimum:
+		return fmt.Errorf("%s: must be at least %s", pointer, decimal(k.Want))
+	case *kind.ExclusiveMinimum:
+		return fmt.Errorf("%s: must be above %s", pointer, decimal(k.Want))
+	case *kind.Maximum:
+		return fmt.Errorf("%s: must be at most %s", pointer, decimal(k.Want))
+	case *kind.ExclusiveMaximum:
+		return fmt.Errorf("%s: must be below %s", pointer, decimal(k.Want))
+	case *kind.MinLength:
+		return fmt.Errorf("%s: must have at least %d characters", pointer, k.Want)
+	case *kind.MaxLength:
+		return fmt.Errorf("%s: must have at most %d characters", pointer, k.Want)
+	case *kind.MinItems:
+		return fmt.Errorf("%s: must have at least %d items", pointer, k.Want)
+	case *kind.MaxItems:
+		return fmt.Errorf("%s: must have at most %d items", pointer, k.Want)
+	case *kind.Pattern:
+		if len(k.Want) <= maxPatternShown {
+			return fmt.Errorf("%s: must match %s", pointer, k.Want)
+		}
 	}
+	return fmt.Errorf("%s: breaks the rule %q", pointer, rule)
+}
+
+// maxPatternShown bounds the pattern that the reason of a dead letter shows, in bytes.
+const maxPatternShown = 100
+
+// decimal writes a bound of a schema.
+func decimal(bound *big.Rat) string {
+	f, _ := bound.Float64()
+	return strconv.FormatFloat(f, 'f', -1, 64)
 }
 
 // listed writes the allowed values of a schema, which are no part of an event.
