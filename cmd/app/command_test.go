@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -179,6 +180,44 @@ func TestFlagErrors(t *testing.T) {
 	}
 }
 
+// An address that is taken is answered with how to name another.
+func TestAddressTaken(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	status, _, errs := invoke(t, nil, "", "run", "--listen", ln.Addr().String())
+	if status != exitFailure || !strings.Contains(errs, "in use: name another address with admin.listen, or with run --listen") {
+		t.Errorf("status %d, %s", status, errs)
+	}
+}
+
+// A command line that does not fit is answered with one that does.
+func TestArgumentErrors(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	for want, args := range map[string][]string{
+		"found 1 argument: write pulseflow explain FLOW EVENT [flags]; see pulseflow explain --help": {"explain", "feedback"},
+		"found 2 arguments: write pulseflow graph [FILE] [flags]; see pulseflow graph --help":        {"graph", "a", "b"},
+		"found no argument: write pulseflow dlq show ID... [flags]; see pulseflow dlq show --help":   {"dlq", "show"},
+		`"flows.yaml" is one argument too many: give a flows file with --config; see pulseflow run --help`: {
+			"run", "flows.yaml",
+		},
+		`"x" is one argument too many; see pulseflow version --help`:              {"version", "x"},
+		`unknown command "chek" (did you mean "check"?); see pulseflow --help`:    {"chek"},
+		`unknown command "lst" (did you mean "list"?); known: list, replay, show`: {"dlq", "lst"},
+		"which stream? the flows read telemetry.feedback: name one with --stream": {"publish", "x.jsonl"},
+		`no flow "nobody"; flows: feedback`:                                       {"dlq", "list", "--flow", "nobody"},
+		`no flow "fedback" (did you mean "feedback"?); flows: feedback`:           {"dlq", "list", "--flow", "fedback"},
+	} {
+		status, out, errs := invoke(t, nil, "", args...)
+		if status != exitConfig || out != "" || !strings.Contains(errs, want) || strings.Count(errs, "\n") != 1 {
+			t.Errorf("%v: status %d, %s%s; want %s", args, status, out, errs, want)
+		}
+	}
+}
+
 func TestHelpTeaches(t *testing.T) {
 	for _, args := range [][]string{
 		{"--help"},
@@ -343,7 +382,15 @@ func TestPublish(t *testing.T) {
 			t.Errorf("publish to a service that is gone: status %d", status)
 		}
 	}
-	t.Run("inmem", func(t *testing.T) { p := launch(t, nil); check(t, p, nil, "--to", p.base) })
+	t.Run("inmem", func(t *testing.T) {
+		p := launch(t, nil)
+		status, _, errs := invoke(t, nil, event, "publish", "--stream", "telemetry.fedback", "--to", p.base, "-")
+		const want = `404: no flow reads this stream (did you mean "telemetry.feedback"?); streams: telemetry.feedback`
+		if status != exitFailure || !strings.Contains(errs, want) {
+			t.Errorf("publish to no stream: status %d, %s, want %s", status, errs, want)
+		}
+		check(t, p, nil, "--to", p.base)
+	})
 	t.Run("redis", func(t *testing.T) {
 		env := redisEnv(redistest.Start(t))
 		check(t, launch(t, env), env)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/internal/admin"
 	"github.com/mjdevaccount/pulseflow/router"
 )
@@ -36,12 +37,13 @@ func deadLetterCommand(sys system) *cobra.Command {
 reason, the stage, and how often it was tried.
 
 Of flows whose bus is on Redis the commands read the dead-letter streams in Redis.
-For the others, or with --from, they ask a running service, with PUBLISHER_TOKEN
-when that is set. Where one of several buses cannot be asked, that is told, the
-others are shown, and the exit status is 1.`,
+For the others, or with --from, they ask a running service, with the token that the
+file has as admin.operator_token, or else as admin.publisher_token; the built-in
+flow takes OPERATOR_TOKEN and PUBLISHER_TOKEN for them. Where one of several buses
+cannot be asked, that is told, the others are shown, and the exit status is 1.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return configError(fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath()))
+				return configError(unknownCommand(cmd, args[0]))
 			}
 			return cmd.Help()
 		},
@@ -262,8 +264,13 @@ func (f *deadLetterFlags) find(
 	if err != nil {
 		return nil, nil, err
 	}
-	if f.flow != "" && !slices.ContainsFunc(plan.Flows, func(p router.FlowPlan) bool { return p.Name == f.flow }) {
-		return nil, nil, configError(fmt.Errorf("the file has no flow %q", f.flow))
+	names := make([]string, len(plan.Flows))
+	for i, p := range plan.Flows {
+		names[i] = p.Name
+	}
+	if f.flow != "" && !slices.Contains(names, f.flow) {
+		return nil, nil, configError(fmt.Errorf("%s: no flow %q%s; flows: %s", plan.File.Path, f.flow,
+			flows.DidYouMean(f.flow, names), strings.Join(names, ", ")))
 	}
 	store, done, err := openLetters(plan, f.flow, f.from)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -28,8 +29,12 @@ ids given are printed.
 
 A topic is on the bus of the flow that reads it; one that no flow reads is on the
 bus of bus, or of --bus. When that bus is on Redis it writes to Redis. Else, or
-with --to, it posts to the ingest of a running service, with PUBLISHER_TOKEN when
-that is set.
+with --to, it posts to the ingest of a running service, with the token that the file
+has as admin.publisher_token; the built-in flow takes PUBLISHER_TOKEN for it.
+
+An event of another kind than telemetry.FeedbackEvent needs an envelope:
+  {"ts": 1795556873.5, "meta": {"schema_id": "shop.Order"}, "payload": {...}}
+Its key, by which order is kept, is "key" beside "ts".
 
 Exit status: 0 all were taken, 1 one was not (the ones before it were), 2 the
 command line, the file or a variable is wrong.`,
@@ -38,12 +43,16 @@ command line, the file or a variable is wrong.`,
     pulseflow publish --stream telemetry.feedback --to 127.0.0.1:8088 -`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if topic == "" {
+			if topic == "" && cmd.Flags().Changed("stream") {
 				return configError(errors.New("--stream: the name is empty: name a topic"))
 			}
 			plan, err := files.load(sys)
 			if err != nil {
 				return err
+			}
+			if topic == "" {
+				return configError(fmt.Errorf("which stream? the flows read %s: name one with --stream",
+					strings.Join(activeTopics(plan), ", ")))
 			}
 			list, err := openRecording(args[0], sys.stdin)
 			if err != nil {
@@ -69,7 +78,6 @@ command line, the file or a variable is wrong.`,
 	cmd.Flags().StringVar(&to, "to", "", "running service to post to: host:port or URL; default is the file's admin "+
 		"listener, or Redis when the topic's bus is on it")
 	cmd.Flags().StringVar(&name, "bus", "", "bus of a topic that no flow reads: default, or a name of buses")
-	_ = cmd.MarkFlagRequired("stream")
 	return cmd
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -64,6 +65,13 @@ func execute(ctx context.Context, args []string, sys system) int {
 	}
 	if err == nil {
 		return exitOK
+	}
+	if text, ok := strings.CutPrefix(err.Error(), "unknown command "); ok && !*started {
+		// The library looks for the root's commands by itself, and for no others.
+		if quoted, bad := strconv.QuotedPrefix(text); bad == nil {
+			name, _ := strconv.Unquote(quoted)
+			err = unknownCommand(root, name)
+		}
 	}
 	if !errors.Is(err, errReported) {
 		fmt.Fprintf(sys.stderr, "pulseflow: %s\n", visible(err.Error()))
@@ -164,7 +172,60 @@ Start here:
 		deadLetterCommand(sys), stagesCommand(sys), graphCommand(sys), simulateCommand(sys), schemaCommand(sys), versionCommand(sys),
 		exitCodesTopic(),
 	)
+	explainArguments(root)
 	return root
+}
+
+// explainArguments has every command answer arguments that do not fit with what fits.
+func explainArguments(cmd *cobra.Command) {
+	fits := cmd.Args
+	switch {
+	case cmd.HasSubCommands():
+		for _, sub := range cmd.Commands() {
+			explainArguments(sub)
+		}
+	case fits != nil:
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if fits(cmd, args) == nil {
+				return nil
+			}
+			return fmt.Errorf("%s; see %s --help", misfit(cmd, args), cmd.CommandPath())
+		}
+	}
+}
+
+// unknownCommand says that a name is none of cmd's commands, and which was probably meant.
+func unknownCommand(cmd *cobra.Command, name string) error {
+	var names []string
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() {
+			names = append(names, sub.Name())
+		}
+	}
+	where := "see " + cmd.CommandPath() + " --help"
+	if cmd.HasParent() {
+		where = "known: " + strings.Join(names, ", ")
+	}
+	return fmt.Errorf("unknown command %q%s; %s", name, flows.DidYouMean(name, names), where)
+}
+
+// misfit words what is wrong about the arguments.
+func misfit(cmd *cobra.Command, args []string) string {
+	if _, takes, _ := strings.Cut(cmd.Use, " "); takes == "" && len(args) > 0 {
+		hint := ""
+		if cmd.Flags().Lookup("config") != nil {
+			hint = ": give a flows file with --config"
+		}
+		return fmt.Sprintf("%q is one argument too many%s", args[0], hint)
+	}
+	found := "no argument"
+	switch n := len(args); {
+	case n == 1:
+		found = "1 argument"
+	case n > 1:
+		found = fmt.Sprintf("%d arguments", n)
+	}
+	return fmt.Sprintf("found %s: write %s", found, cmd.UseLine())
 }
 
 // explainFlag adds to an error about a flag which one was probably meant, and where all

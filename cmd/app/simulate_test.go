@@ -170,7 +170,7 @@ func TestSimulateErrors(t *testing.T) {
 		"items per token 0":                      {"--items", "0", "--drain", "10"},
 		"only one can be standard output":        {"--csv", "-", "--svg", "-"},
 		`invalid argument "5" for "--duration"`:  {"--duration", "5"},
-		`unknown command "x"`:                    {"x"},
+		`"x" is one argument too many`:           {"x"},
 		"drain: 0 items/s must be above 0":       {"--drain", "0"},
 		"drain: -5 items/s must be above 0":      {"--drain", "-5"},
 		"interval 1h0m0s must be above 0 and at": {"--interval", "1h"},

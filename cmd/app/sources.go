@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/mjdevaccount/pulseflow/event"
+	"github.com/mjdevaccount/pulseflow/flows"
 	"github.com/mjdevaccount/pulseflow/internal/admin"
 	"github.com/mjdevaccount/pulseflow/router"
 )
@@ -87,11 +89,19 @@ func (s *service) ratesReady(r *admin.Readiness) {
 	}
 }
 
+// unknownStream says which topics can be posted to.
+func unknownStream(topic string, topics []string) error {
+	if len(topics) == 0 {
+		return admin.ErrUnknownStream
+	}
+	return fmt.Errorf("%w%s; streams: %s", admin.ErrUnknownStream, flows.DidYouMean(topic, topics), strings.Join(topics, ", "))
+}
+
 // ingest puts a posted event on the stream of its topic. A bare one becomes a
 // canonical envelope here, so that its time is fixed whatever happens to it later.
 func (s *service) ingest(ctx context.Context, e admin.Entry) (string, error) {
 	if !slices.Contains(activeTopics(s.plan()), e.Topic) {
-		return "", admin.ErrUnknownStream
+		return "", unknownStream(e.Topic, activeTopics(s.plan()))
 	}
 	now := time.Now()
 	data := e.Data

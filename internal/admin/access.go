@@ -44,7 +44,7 @@ func (s *Server) admit(next http.HandlerFunc, token string, open bool, closed st
 		case token == "" && !open:
 			s.fail(w, http.StatusForbidden, closed)
 		case !authorized(r, token):
-			s.unauthorized(w)
+			s.unauthorized(w, token)
 		default:
 			next(w, r)
 		}

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -46,7 +47,7 @@ const retryAfter = "1"
 
 func (s *Server) ingest(w http.ResponseWriter, r *http.Request) {
 	if !authorized(r, s.config.Token) {
-		s.unauthorized(w)
+		s.unauthorized(w, s.config.Token)
 		return
 	}
 	if !plain(r.Header.Get(HeaderOriginalID)) {
@@ -73,7 +74,7 @@ func (s *Server) ingest(w http.ResponseWriter, r *http.Request) {
 	})
 	switch {
 	case errors.Is(err, ErrUnknownStream):
-		s.fail(w, http.StatusNotFound, ErrUnknownStream.Error())
+		s.fail(w, http.StatusNotFound, err.Error())
 	case errors.Is(err, ErrTooLarge):
 		s.fail(w, http.StatusRequestEntityTooLarge, ErrTooLarge.Error())
 	case errors.Is(err, ErrUnavailable):
@@ -97,10 +98,16 @@ func plain(id string) bool {
 	return len(id) <= longest && !strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-func (s *Server) unauthorized(w http.ResponseWriter) {
+// unauthorized asks for the token, and says whose it is.
+func (s *Server) unauthorized(w http.ResponseWriter, token string) {
 	w.Header().Add("WWW-Authenticate", `Bearer realm="pulseflow"`)
 	w.Header().Add("WWW-Authenticate", `Basic realm="pulseflow"`)
-	s.fail(w, http.StatusUnauthorized, "a valid token is required")
+	whose := "publisher"
+	if token == s.config.OperatorToken {
+		whose = "operator"
+	}
+	s.fail(w, http.StatusUnauthorized, fmt.Sprintf(
+		"this needs the %s's token (admin.%s_token), as a bearer token or as the password of basic authentication", whose, whose))
 }
 
 // authorized reports whether the request carries the token; no token is carried by

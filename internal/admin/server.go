@@ -134,7 +134,7 @@ func New(config Config, sources Sources, log *slog.Logger) (*Server, error) {
 	}
 	ln, err := net.Listen("tcp", config.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("admin listener: %w", err)
+		return nil, fmt.Errorf("admin listener: %w: name another address with admin.listen, or with run --listen", err)
 	}
 	s := &Server{config: config, sources: sources, log: log, ln: ln}
 	s.stopping, s.stop = context.WithCancel(context.Background())

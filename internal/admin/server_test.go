@@ -286,16 +286,22 @@ func TestOperatorToken(t *testing.T) {
 	for _, tt := range []struct {
 		method, path, token string
 		status              int
+		body                string
 	}{
-		{"DELETE", "/dlq/feedback/5-0", "", 401},
-		{"DELETE", "/dlq/feedback/5-0", "publish", 401},
-		{"DELETE", "/dlq/feedback/5-0", "operate", 200},
-		{"POST", "/ingest/telemetry.feedback", "operate", 401},
-		{"POST", "/ingest/telemetry.feedback", "publish", 202},
+		{"DELETE", "/dlq/feedback/5-0", "", 401, "this needs the operator's token (admin.operator_token)"},
+		{"DELETE", "/dlq/feedback/5-0", "publish", 401, "this needs the operator's token (admin.operator_token)"},
+		{"DELETE", "/dlq/feedback/5-0", "operate", 200, ""},
+		{"POST", "/ingest/telemetry.feedback", "operate", 401, "this needs the publisher's token (admin.publisher_token)"},
+		{"POST", "/ingest/telemetry.feedback", "publish", 202, ""},
 	} {
-		if status, _, _ := d.ask(tt.method, tt.path, "{}", "Authorization", "Bearer "+tt.token); status != tt.status {
-			t.Errorf("%s %s with %q: %d, want %d", tt.method, tt.path, tt.token, status, tt.status)
+		status, _, body := d.ask(tt.method, tt.path, "{}", "Authorization", "Bearer "+tt.token)
+		if status != tt.status || !strings.Contains(body, tt.body) {
+			t.Errorf("%s %s with %q: %d %s, want %d with %s", tt.method, tt.path, tt.token, status, body, tt.status, tt.body)
 		}
+	}
+	d = open(t, Config{Token: "publish"})
+	if _, _, body := d.ask("GET", "/dlq", ""); !strings.Contains(body, "the publisher's token") {
+		t.Errorf("without an operator's token: %s", body)
 	}
 }
 
