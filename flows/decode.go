@@ -63,7 +63,7 @@ func (c decoding) fields(fs Fields, n *Node) {
 		values, meant = c.pairs(fs, n)
 	case n.shape == unusable:
 	default:
-		c.beyondf(n.pos, n.limit(""), "%s", n.complaint("expected a mapping", false))
+		c.beyondf(n.pos, n.limit(""), "%s", n.complaint(expectedMapping(fs), false))
 	}
 	for i := range fs {
 		f := &fs[i]
@@ -92,6 +92,23 @@ func (c decoding) fields(fs Fields, n *Node) {
 			f.value.absent(f)
 		}
 	}
+}
+
+// expectedMapping is the rule that fields stand in a mapping: with those that it must have, or else those that it may.
+func expectedMapping(fs Fields) string {
+	var required []string
+	for i := range fs {
+		if f := &fs[i]; f.Required {
+			required = append(required, f.Name+": "+cmp.Or(f.exemplify(), "…"))
+		}
+	}
+	switch {
+	case len(required) > 0:
+		return "expected a mapping, such as {" + strings.Join(required, ", ") + "}"
+	case len(fs) > 0:
+		return "expected a mapping of " + strings.Join(fs.Names(), ", ")
+	}
+	return "expected a mapping"
 }
 
 // pairs sorts the mapping's values by key and reports the keys that do not belong. Meant are the names that these were

@@ -221,12 +221,12 @@ func TestDecodeRefuses(t *testing.T) {
 		{`ss:`, `ss: expected a list of strings, found no value`},
 		{`ss: [a, d]`, `ss: item 2: must be a, b or c, found "d"`},
 		{`ss: [a, ~]`, `ss: item 2 has no value: give it one or remove the key`},
-		{`o: x`, `o: expected a mapping, found string "x"`},
+		{`o: x`, `o: expected a mapping, such as {q: …}, found string "x"`},
 		{`o: {}`, `o: missing required field "q"`},
 		{`o:`, `o: missing required field "q"`},
 		{`o: {q: ""}`, `o: q: must not be empty, found ""`},
 		{`o: {q: x, P: y}`, `o: unknown field "P" (did you mean "p"?); fields: p, q`},
-		{`[s]`, `expected a mapping, found a list`},
+		{`[s]`, `expected a mapping of b, d, e, f, i, l, o, s, ss, u, z, found a list`},
 		{`ü: 1`, `unknown field "ü"; fields: b, d, e, f, i, l, o, s, ss, u, z`},
 	}
 	for _, tt := range tests {

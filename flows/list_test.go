@@ -107,7 +107,7 @@ func TestDocumentFaults(t *testing.T) {
 	for src, want := range map[string]string{
 		"books: []":                        "1:8: books must not be empty",
 		"books: {}":                        "1:8: books: expected a list, found a mapping",
-		"books: [{}, 1]":                   "1:9: book 1: missing required field \"title\"\n1:13: book 2: expected a mapping, found integer 1",
+		"books: [{}, 1]":                   "1:9: book 1: missing required field \"title\"\n1:13: book 2: expected a mapping, such as {title: …}, found integer 1",
 		"books: [{title: a, page: 1}]":     "1:20: book 1: unknown field \"page\" (did you mean \"pages\"?); fields: pages, title",
 		"books: [{title: a, pages: 0}]":    "1:27: book 1: pages: must be at least 1, found 0",
 		"books: [{title: a}]\nprices: [1]": "2:9: prices: expected a mapping, found a list",

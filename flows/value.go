@@ -48,6 +48,9 @@ func (s *scalar[T]) read(c decoding, f *Field, n *Node) (v T, ok bool) {
 	case n.isNull():
 		c.errorf(n.pos, "%s has no value: give it one or remove the key", f.Name)
 		return v, false
+	case n.shape != scalarNode && f.Kind == KindExpression:
+		c.beyondf(n.pos, n.limit(""), "%s: %s: quote the whole expression", f.Name, n.complaint("expected an expression", f.Secret))
+		return v, false
 	case n.shape != scalarNode:
 		c.invalid(f, n, "expected "+article(f.Kind), "")
 		return v, false
@@ -270,7 +273,11 @@ type namedTexts struct{ dst *[]Named }
 
 func (t *namedTexts) decode(c decoding, f *Field, n *Node) bool {
 	if n.shape != mappingNode && !n.isNull() {
-		c.invalid(f, n, "expected a "+f.Kind.String()+" by name", "")
+		form := "{NAME: TEXT}"
+		if f.Kind == KindExpressions {
+			form = "{NAME: EXPRESSION}"
+		}
+		c.invalid(f, n, "expected a "+f.Kind.String()+" by name, such as "+form, "")
 		return false
 	}
 	if len(n.pairs) == 0 && f.Required {
@@ -316,7 +323,7 @@ type object struct{}
 
 func (object) decode(c decoding, f *Field, n *Node) bool {
 	if !n.isNull() && n.shape != mappingNode {
-		c.invalid(f, n, "expected a mapping", "")
+		c.invalid(f, n, expectedMapping(f.Fields), "")
 		f.value.absent(f)
 		return false
 	}

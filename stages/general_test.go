@@ -99,7 +99,9 @@ func TestMapFailures(t *testing.T) {
 		`{payload: "5"}`:               "must yield an object, this one yields int",
 		`{set: {a: 1, b: nope}}`:       `set: b: unknown name "nope"`,
 		`{set: {a: }}`:                 "has no value",
-		`{set: [a]}`:                   "expected a map of expressions by name",
+		`{set: [a]}`:                   "set: expected a map of expressions by name, such as {NAME: EXPRESSION}, found a list",
+		`{payload: {a: payload.b}}`:    "payload: expected an expression, found a mapping: quote the whole expression",
+		`payload.a`:                    "(map): expected a mapping of key, payload, remove, schema, set, found string",
 		`{schema: events.envelope.EventEnvelope}`: "must be the id of an event type",
 	} {
 		if _, d := resolve(t, Builtin(), file("      - map: "+stage+"\n")); !strings.Contains(d.String(), want) {

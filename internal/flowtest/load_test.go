@@ -20,7 +20,7 @@ func TestFaults(t *testing.T) {
 		"tests: []":                      "1:8: tests must not be empty",
 		"test: []":                       "1:1: unknown field \"test\" (did you mean \"tests\"?); fields: env, flows, tests|1:7: tests must not be empty",
 		"tests: {a: 1}":                  "1:8: tests: expected a list, found a mapping",
-		"tests: [1]":                     "1:9: test 1: expected a mapping, found integer 1",
+		"tests: [1]":                     "1:9: test 1: expected a mapping, such as {name: a soft level halves the rate, events: …}, found integer 1",
 		"tests: [{" + events + "}]":      "1:9: test 1: missing required field \"name\", such as name: a soft level halves the rate",
 		"tests: [{name: a}]":             "1:9: test \"a\": expects nothing: give it expect, checks, or an outcome of an event; pulseflow test --update writes what happens|1:9: test 1: missing required field \"events\"",
 		"tests: [{name: a, events: []}]": "1:9: test \"a\": expects nothing: give it expect, checks, or an outcome of an event; pulseflow test --update writes what happens|1:27: test 1: events must not be empty",
