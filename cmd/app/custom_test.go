@@ -98,6 +98,31 @@ func TestCustomStage(t *testing.T) {
 		!strings.Contains(out, "stage    on-tick\n  kind     schema\n  pointer  /price\n") {
 		t.Errorf("an event explained:\n%s", out)
 	}
+	t.Run("as its README says", func(t *testing.T) {
+		root, err := filepath.Abs(filepath.Join("..", ".."))
+		if err != nil {
+			t.Fatal(err)
+		}
+		where := []string{"GOPATH", "GOCACHE", "GOMODCACHE", "GOPROXY", "GOSUMDB"}
+		env := append(os.Environ(), "GOFLAGS=-mod=readonly", "GOWORK=off")
+		for i, value := range strings.Split(command(nil, "go", append([]string{"env"}, where...)...), "\n")[:len(where)] {
+			env = append(env, where[i]+"="+value)
+		}
+		home := t.TempDir()
+		list := blocks(t, filepath.Join(dir, "README.md"))
+		if len(list) != 2 {
+			t.Fatalf("%d blocks", len(list))
+		}
+		// The second makes the copy that the first is run in.
+		for _, b := range []struct{ script, dir string }{{list[1].text, root}, {list[0].text, filepath.Join(home, "ticks")}} {
+			cmd := exec.Command("sh", "-ec", b.script)
+			cmd.Dir = b.dir
+			cmd.Env = append(slices.Clone(env), "HOME="+home, "PWD="+b.dir)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s\n%s", err, b.script, out)
+			}
+		}
+	})
 	broken := filepath.Join(t.TempDir(), "flows.yaml")
 	if err := os.WriteFile(broken, []byte("version: 1\nflows: {f: {from: {stream: s}, stages: [on-tik]}}\n"), 0o600); err != nil {
 		t.Fatal(err)
