@@ -177,6 +177,7 @@ func (c *consumer) claim(ctx context.Context) (kept bool, err error) {
 func (c *consumer) settleOn(ctx context.Context, patient bool) error {
 	last := map[string]time.Duration{} // what was left of each lease at the last look
 	alive := map[string]bool{}
+	told := false
 	for deadline := time.Now().Add(2 * c.ttl); ; {
 		name, err := c.firstFree(ctx, last, alive, !patient || time.Now().After(deadline))
 		if err != nil {
@@ -195,6 +196,11 @@ func (c *consumer) settleOn(ctx context.Context, patient bool) error {
 				return nil
 			}
 			continue // somebody was faster
+		}
+		if !told {
+			// Nothing is read meanwhile, and whoever watches is to know why.
+			told = true
+			c.log.Info("waiting for a consumer name that may be a dead process's", "at_most", c.ttl)
 		}
 		if !sleep(ctx, c.ttl/20) {
 			return ctx.Err()

@@ -214,6 +214,9 @@ func TestRedisWaitsForItsOwnName(t *testing.T) {
 	if got := r.log.lines("using another"); got != 0 {
 		t.Error("it took another name")
 	}
+	if got := r.log.lines("waiting for a consumer name"); got != 1 {
+		t.Errorf("%d lines say what it waits for, want 1", got)
+	}
 }
 
 // A claim that was executed, but whose answer was lost, does not count against the entry.
