@@ -211,6 +211,7 @@ func TestRedisServerRefusesForAWhile(t *testing.T) {
 			srv := redistest.Start(t)
 			proxy := srv.Proxy(t)
 			r, _ := troubled(t, srv, proxy.URL(), func(r *rig) {
+				until(t, "it is well", func() bool { return r.Up() == nil }) // after the first outage, in all its parts
 				proxy.Refuse(text)
 				until(t, "it is noticed", func() bool { return r.Up() != nil })
 				if !strings.Contains(r.Up().Error(), kind) {
