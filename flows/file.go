@@ -1,6 +1,7 @@
 package flows
 
 import (
+	"bytes"
 	"cmp"
 	"net/url"
 	"strings"
@@ -12,9 +13,6 @@ type File struct {
 	// Path is the name the file was read under, and Dir the folder that relative paths in it start from; Dir is empty
 	// when the file did not come from a folder.
 	Path, Dir string
-	// Digest tells the text that was read from any other, as [Digest] does; it is empty when nothing could be read, and
-	// for the built-in file.
-	Digest string
 	// Version is the version of the language.
 	Version int
 	// Enabled is false when nothing is to be consumed.
@@ -35,11 +33,21 @@ type File struct {
 	Tests *Node
 
 	root *Node  // nil when nothing could be read
-	text []byte // what was read
+	text []byte // what was read; nil when nothing could be
 }
 
 // Text returns the text that the file was read from, as it was. It is not to be changed.
 func (f *File) Text() []byte { return f.text }
+
+// Digest tells the text that was read from any other, as the function [Digest] does; it is empty when nothing could be
+// read.
+func (f *File) Digest() string {
+	if f.text == nil {
+		return ""
+	}
+	digest, _ := Digest(bytes.NewReader(f.text)) // which cannot fail
+	return digest
+}
 
 // DefaultBus is the name of the bus that flows are on which name none: that of the key bus.
 const DefaultBus = "default"

@@ -1,7 +1,6 @@
 package flows
 
 import (
-	"bytes"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
@@ -35,7 +34,6 @@ func Load(path string, env func(string) (string, bool)) (*File, Diagnostics) {
 	}
 	f, diags := Parse(path, src, env)
 	f.Dir = filepath.Dir(path)
-	f.Digest, _ = Digest(bytes.NewReader(src)) // which cannot fail
 	return f, diags
 }
 

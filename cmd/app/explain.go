@@ -52,8 +52,7 @@ run to its end; 2 the file, the event or the command line is wrong.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error { return flags.run(cmd.Context(), sys, args[0], args[1]) },
 	}
-	cmd.Flags().VarP(fileName{&flags.config}, "config", "c",
-		"flows file; default "+defaultFile+" in this directory, else the built-in flow")
+	configFlag(cmd, &flags.config)
 	cmd.Flags().StringVar(&flags.format, "format", formatText, "text or json")
 	cmd.Flags().StringVar(&flags.at, "at", "", "the `TIME` it is meanwhile, in RFC 3339; default is now")
 	cmd.Flags().StringVar(&flags.after, "after", "", "events to put through before it: a JSONL `FILE`")

@@ -43,16 +43,11 @@ func await[T any](ctx context.Context, grace time.Duration, f func() (T, error))
 // endAtSignals makes the commands end at the first signal whatever they wait for, with an
 // exit status of its own. Run is left out: for it a signal is the way to end.
 func endAtSignals(root *cobra.Command) {
-	for _, cmd := range root.Commands() {
-		if cmd.Name() == runName {
-			continue
-		}
-		endAtSignals(cmd)
-		run := cmd.RunE
-		if run == nil {
-			continue
-		}
-		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	wrapRuns(root, func(run runFunc) runFunc {
+		return func(cmd *cobra.Command, args []string) error {
+			if cmd.Name() == runName {
+				return run(cmd, args)
+			}
 			ctx := cmd.Context()
 			_, err := await(ctx, endGrace, func() (struct{}, error) { return struct{}{}, run(cmd, args) })
 			if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
@@ -60,7 +55,7 @@ func endAtSignals(root *cobra.Command) {
 			}
 			return err
 		}
-	}
+	})
 }
 
 // interrupted words an error that has come of the end of a context, for which cause stands.

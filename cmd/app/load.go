@@ -27,9 +27,14 @@ type fileFlags struct {
 	fed bool
 }
 
-func (f *fileFlags) register(cmd *cobra.Command) {
-	cmd.Flags().VarP(fileName{&f.config}, "config", "c",
+// configFlag gives a command the flag that names the flows file.
+func configFlag(cmd *cobra.Command, path *string) {
+	cmd.Flags().VarP(fileName{path}, "config", "c",
 		"flows file; default "+defaultFile+" in this directory, else the built-in flow")
+}
+
+func (f *fileFlags) register(cmd *cobra.Command) {
+	configFlag(cmd, &f.config)
 	cmd.Flags().StringVar(&f.backend, "backend", "", "bus to use whatever the file says: inmem, for every bus of "+
 		"the file, or redis, for the one of bus")
 	_ = cmd.RegisterFlagCompletionFunc("backend", cobra.FixedCompletions([]string{"inmem", "redis"},

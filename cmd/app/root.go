@@ -91,17 +91,27 @@ func execute(ctx context.Context, args []string, sys system) int {
 
 // refuseEmptyArguments makes every command refuse an argument that is empty, which has come
 // of a variable of the shell that is not set: none means anything by it.
-func refuseEmptyArguments(cmd *cobra.Command) {
-	if run := cmd.RunE; run != nil {
-		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+func refuseEmptyArguments(root *cobra.Command) {
+	wrapRuns(root, func(run runFunc) runFunc {
+		return func(cmd *cobra.Command, args []string) error {
 			if i := slices.Index(args, ""); i >= 0 {
 				return configError(fmt.Errorf("argument %d is empty", i+1))
 			}
 			return run(cmd, args)
 		}
+	})
+}
+
+// runFunc is what a command does.
+type runFunc = func(cmd *cobra.Command, args []string) error
+
+// wrapRuns puts something around what a command does, and each of those below it.
+func wrapRuns(cmd *cobra.Command, wrap func(runFunc) runFunc) {
+	if cmd.RunE != nil {
+		cmd.RunE = wrap(cmd.RunE)
 	}
 	for _, sub := range cmd.Commands() {
-		refuseEmptyArguments(sub)
+		wrapRuns(sub, wrap)
 	}
 }
 
@@ -129,19 +139,12 @@ func (fileName) Type() string { return "string" }
 // markStart tells, once a command line was executed, whether a command came to run.
 func markStart(root *cobra.Command) *bool {
 	started := new(bool)
-	var mark func(*cobra.Command)
-	mark = func(cmd *cobra.Command) {
-		if run := cmd.RunE; run != nil {
-			cmd.RunE = func(cmd *cobra.Command, args []string) error {
-				*started = true
-				return run(cmd, args)
-			}
+	wrapRuns(root, func(run runFunc) runFunc {
+		return func(cmd *cobra.Command, args []string) error {
+			*started = true
+			return run(cmd, args)
 		}
-		for _, sub := range cmd.Commands() {
-			mark(sub)
-		}
-	}
-	mark(root)
+	})
 	return started
 }
 

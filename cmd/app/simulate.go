@@ -87,7 +87,7 @@ Exit status: 0, also when the queue overflows; 1 a file could not be written;
 		flags.drainGiven = f.Changed("drain")
 		return flags.run(cmd.Context(), sys)
 	}
-	f.VarP(fileName{&flags.config}, "config", "c", "flows file; default "+defaultFile+" in this directory, else the built-in flow")
+	configFlag(cmd, &flags.config)
 	f.StringVar(&flags.flow, "flow", "", "flow to simulate; default is the only one that adjusts the provider")
 	f.StringVar(&flags.provider, "provider", "", "provider whose tokens the source takes; default is the only one that a flow adjusts")
 	f.DurationVar(&flags.duration, "duration", 5*time.Minute, "how long to run, in virtual time")

@@ -100,8 +100,8 @@ func unknownStream(topic string, topics []string) error {
 // ingest puts a posted event on the stream of its topic. A bare one becomes a
 // canonical envelope here, so that its time is fixed whatever happens to it later.
 func (s *service) ingest(ctx context.Context, e admin.Entry) (string, error) {
-	if !slices.Contains(activeTopics(s.plan()), e.Topic) {
-		return "", unknownStream(e.Topic, activeTopics(s.plan()))
+	if topics := activeTopics(s.plan()); !slices.Contains(topics, e.Topic) {
+		return "", unknownStream(e.Topic, topics)
 	}
 	now := time.Now()
 	data := e.Data

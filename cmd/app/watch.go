@@ -32,7 +32,7 @@ func (w *fileWatch) follow(plan *router.Plan) {
 
 // read lists what was read for a plan.
 func (w *fileWatch) read(plan *router.Plan) []watch.File {
-	list := []watch.File{{Path: w.path, Digest: plan.File.Digest}}
+	list := []watch.File{{Path: w.path, Digest: plan.File.Digest()}}
 	for _, f := range plan.Files() {
 		list = append(list, watch.File{Path: f.Path, Digest: f.Digest})
 	}

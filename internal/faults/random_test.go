@@ -49,10 +49,22 @@ func random(t *testing.T, severe bool) {
 	}
 	consumers := []*child{spawn(), spawn(), spawn()}
 	pause := func(longest time.Duration) { time.Sleep(time.Duration(dice.Int64N(int64(longest)))) }
-	faults := []struct {
+	standStill := func(longest time.Duration) {
+		c := consumers[dice.IntN(len(consumers))]
+		f.signal(c, syscall.SIGSTOP)
+		pause(longest)
+		f.signal(c, syscall.SIGCONT)
+	}
+	hang := func(longest time.Duration) {
+		f.server.Pause()
+		pause(longest)
+		f.server.Resume()
+	}
+	type fault struct {
 		name string
 		do   func()
-	}{
+	}
+	faults := []fault{
 		{"a consumer is killed", func() {
 			i := dice.IntN(len(consumers))
 			f.kill(consumers[i])
@@ -65,46 +77,23 @@ func random(t *testing.T, severe bool) {
 			pause(time.Second)
 			consumers[i] = spawn()
 		}},
-		{"a consumer stands still", func() {
-			c := consumers[dice.IntN(len(consumers))]
-			f.signal(c, syscall.SIGSTOP)
-			pause(700 * time.Millisecond)
-			f.signal(c, syscall.SIGCONT)
-		}},
+		{"a consumer stands still", func() { standStill(700 * time.Millisecond) }},
 		{"the server restarts", func() {
 			f.server.Kill()
 			pause(500 * time.Millisecond)
 			f.server.Restart()
 		}},
-		{"the server hangs", func() {
-			f.server.Pause()
-			pause(700 * time.Millisecond)
-			f.server.Resume()
-		}},
+		{"the server hangs", func() { hang(700 * time.Millisecond) }},
 	}
 	if severe {
-		for _, more := range []struct {
-			name string
-			do   func()
-		}{
-			{"the group is destroyed", func() {
+		faults = append(faults,
+			fault{"the group is destroyed", func() {
 				// It may not have been made again since the last time.
 				_ = f.client.XGroupDestroy(context.Background(), stream, group).Err()
 			}},
-			{"a consumer stands still for long", func() {
-				c := consumers[dice.IntN(len(consumers))]
-				f.signal(c, syscall.SIGSTOP)
-				pause(5 * time.Second)
-				f.signal(c, syscall.SIGCONT)
-			}},
-			{"the server hangs for long", func() {
-				f.server.Pause()
-				pause(5 * time.Second)
-				f.server.Resume()
-			}},
-		} {
-			faults = append(faults, more)
-		}
+			fault{"a consumer stands still for long", func() { standStill(5 * time.Second) }},
+			fault{"the server hangs for long", func() { hang(5 * time.Second) }},
+		)
 	}
 	done := make(map[string]int)
 	for end := time.Now().Add(randomFor); time.Now().Before(end); {
