@@ -7,5 +7,8 @@
 //
 // main.go holds the only os.Exit and the only look at the process's environment;
 // everything else is reached through execute, which tests call. One file holds
-// one command; service.go puts the packages together for `run`.
+// one command; service.go puts the packages together for `run`, and reload.go and
+// watch.go load its file again. What every command shares is in root.go, the command line
+// itself; load.go, the file; interrupt.go, the end at a signal; stdout.go, output that is
+// cut off; warnings.go, the codes; excerpt.go, how diagnostics are shown.
 package app
